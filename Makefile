@@ -1,0 +1,48 @@
+# Two commands do everything: `make reproduce` and `make test`. `make check` holds the style and the layers.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= reports
+
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: reproduce test check format models clean
+
+reproduce: $(VENV)/.installed
+	$(BIN)/interp run arithmetic --out $(OUT)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Train the shipped models again (about 10 minutes on two cores).
+models: $(VENV)/.installed
+	for name in arithmetic-add3 arithmetic-add3-steps arithmetic-mixed; do \
+	  $(BIN)/interp train data/models/$$name/train.yaml --output-dir data/models/$$name || exit 2; \
+	done
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first, pinned: a CPU build where the index has one, and nothing later pulls another.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[png]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) reports runs dist
