@@ -1,0 +1,1 @@
+"""Loading models, running them, editing what they compute."""

@@ -1,0 +1,147 @@
+"""Edits: what is replaced, where, and by what. Pure descriptions; `models.run` and `models.sweeps` carry them out.
+
+Kinds of replacement follow the field's names: zero and mean ablation, resample and counterfactual patching (Zhang &
+Nanda, arXiv 2309.16042), adding a direction (Turner et al., arXiv 2308.10248) and projecting one out (Arditi et al.,
+arXiv 2406.11717).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.errors import ConfigError, PromptError
+from interp.prompts import Position, Prompts
+from interp.sites import Site
+from interp.tensors import Activations
+
+
+@runtime_checkable
+class Value(Protocol):
+    """What an edit writes. `old` holds the rows of a batch, its unit axis already narrowed to `units`."""
+
+    def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Int[Tensor, " unit"] | None) -> Tensor:
+        """The replacement for `old`, of its shape; row r belongs to prompt `prompts[r]`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Zero:
+    """Zero ablation."""
+
+    def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Tensor | None) -> Tensor:  # noqa: D102
+        return torch.zeros_like(old)
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A fixed tensor, for instance a mean; it broadcasts to the site's tensor without its prompt axis."""
+
+    tensor: Float[Tensor, ...]
+
+    def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Tensor | None) -> Tensor:  # noqa: D102
+        whole = self.tensor.to(old)
+        if units is not None and site.unit_axis is not None:
+            axis = site.unit_axis - len(site.axes)
+            if whole.ndim >= -axis and whole.shape[axis] != 1:
+                whole = whole.index_select(axis, units)
+        return whole.expand_as(old)
+
+
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """The same place in another run: counterfactual patching, or resampling with `rows`.
+
+    Prompt p takes the activations of the source's prompt `rows[p]` (p itself where rows is None), column by column.
+    """
+
+    source: Activations
+    rows: Int[Tensor, " prompt"] | None = None
+
+    def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Tensor | None) -> Tensor:  # noqa: D102
+        whole = self.source[site]
+        index = prompts if self.rows is None else self.rows.to(prompts.device)[prompts]
+        whole = whole[index.to(whole.device)]
+        if units is not None and site.unit_axis is not None:
+            whole = whole.index_select(site.unit_axis, units.to(whole.device))
+        for axis, name in enumerate(site.axes):
+            if name in ("pos", "query", "key") and whole.shape[axis] < old.shape[axis]:
+                raise PromptError("the source of a patch is shorter than the prompts it is patched into")
+            if name in ("pos", "query", "key"):
+                whole = whole.narrow(axis, 0, old.shape[axis])
+        return whole.to(old)
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """Add `scale` times a vector to the last axis."""
+
+    vector: Float[Tensor, " d"]
+    scale: float = 1.0
+
+    def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Tensor | None) -> Tensor:  # noqa: D102
+        return old + self.scale * self.vector.to(old)
+
+
+@dataclass(frozen=True, eq=False)
+class ProjectOut:
+    """Remove the component along a vector of any length from the last axis."""
+
+    vector: Float[Tensor, " d"]
+
+    def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Tensor | None) -> Tensor:  # noqa: D102
+        unit = (self.vector / self.vector.norm()).to(old)
+        return old - (old @ unit)[..., None] * unit
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One replacement: at a site, at some positions, in some heads or neurons, by a value.
+
+    `at` is a role, an index, a mask over prompts and columns, or None for every real token; at `pattern` it names the
+    query. `units` are heads or neurons, None for all. A prompt without the position stays as it is.
+    """
+
+    site: Site
+    value: Value
+    at: Position | Bool[Tensor, "prompt pos"] | None = None
+    units: int | Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.site.name == "logits":
+            raise ConfigError("logits are read, not edited")
+        if self.units is not None and self.site.unit_axis is None:
+            raise ConfigError(f"site {self.site} has no heads or neurons to choose; leave out units")
+
+    def where(self, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
+        """The columns this edit touches."""
+        if isinstance(self.at, Tensor):
+            return self.at & prompts.mask
+        if self.at is None:
+            return prompts.mask
+        columns = prompts.columns(self.at)
+        return torch.arange(prompts.tokens.shape[1]) == columns[:, None]
+
+    def apply(self, old: Tensor, touched: Bool[Tensor, "row pos"], prompts: Int[Tensor, " row"]) -> Tensor:
+        """`old` with this edit carried out; `touched` and `prompts` say where, row by row."""
+        site, axis = self.site, self.site.unit_axis
+        units = None
+        part = old
+        if self.units is not None and axis is not None:
+            chosen = [self.units] if isinstance(self.units, int) else list(self.units)
+            if chosen and not 0 <= min(chosen) <= max(chosen) < old.shape[axis]:
+                wrong = min(chosen) if min(chosen) < 0 else max(chosen)
+                raise ConfigError(f"there is no {site.axes[axis]} {wrong} at {site}: it has {old.shape[axis]} of them")
+            units = torch.tensor(chosen, device=old.device)
+            part = old.index_select(axis, units)
+        position = site.axes.index("query" if "query" in site.axes else "pos")
+        shape = [1] * old.ndim
+        shape[0], shape[position] = touched.shape
+        mask = touched.to(old.device).reshape(shape)
+        changed = torch.where(mask, self.value.new(part, site, prompts, units), part)
+        return changed if units is None or axis is None else old.index_copy(axis, units, changed)

@@ -1,0 +1,373 @@
+"""From a name, a folder or a model in memory to a HookedTransformer whose logits are proven to be the original's.
+
+TransformerLens 4 removed the class `HookedTransformer`; `TransformerBridge`, which wraps a Hugging Face model, is its
+heir. This file owns that fact: everything else says `HookedTransformer`.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge as HookedTransformer
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from interp.errors import ConfigError, ModelError
+from interp.files import shipped_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["HookedTransformer", "ModelInfo", "Weights", "info", "load_model", "require_weights", "untrained"]
+
+Weights = Literal["raw", "processed"]
+"""`raw`: as trained, equal to Hugging Face number by number. `processed`: norms folded into the next weights, weights
+that write to the residual stream and the unembedding centred; the same log-probabilities in a tidier basis."""
+
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference from the original's log-probabilities, relative to the spread of its logits."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is, for provenance."""
+
+    name: str
+    architecture: str
+    weights: Weights
+    n_layers: int
+    n_heads: int
+    d_model: int
+    n_parameters: int
+    dtype: str
+    device: str
+    digest: str
+    """Hash over the configuration and all parameters as loaded."""
+    tokenizer: str
+    """Hash over the tokenizer's vocabulary; empty where there is none."""
+    check: float
+    """Largest difference from the original's logits (processed: log-probabilities) on the probe batch."""
+
+
+_KNOWN: WeakKeyDictionary[HookedTransformer, ModelInfo] = WeakKeyDictionary()
+
+
+def load_model(
+    name_or_path: str | Path | nn.Module,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    weights: Weights = "raw",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> HookedTransformer:
+    """Load a causal language model as a HookedTransformer and check it against the original.
+
+    `name_or_path` is a model shipped with interp (`"arithmetic-add3"`), a local folder (config.json,
+    model.safetensors, tokenizer), a Hugging Face name, or a Hugging Face model in memory, which is copied and left as
+    it is. `device=None` takes a GPU where there is one. Weights are read from safetensors only.
+
+    Raises ModelError where the model is not found, not a causal language model, damaged (missing tensors, nan), or
+    where the wrapped model's logits differ from the original's on a probe batch.
+    """
+    if weights not in ("raw", "processed"):
+        raise ConfigError(f"weights must be 'raw' or 'processed', not {weights!r}")
+    place = _place(device)
+    with torch.random.fork_rng(devices=[]):  # building modules draws weights that are then replaced
+        if isinstance(name_or_path, nn.Module):
+            original = _copied(name_or_path, dtype)
+            name = getattr(original.config, "name_or_path", "") or type(original).__name__
+        else:
+            source, local = _resolve(name_or_path)
+            name = str(name_or_path)
+            original = _read(source, local, dtype, revision, trust_remote_code)
+            tokenizer = tokenizer or _read_tokenizer(source, local, revision, trust_remote_code)
+        original.to(place).eval()
+        _refuse_damaged(original, name)
+        return _wrap(original, tokenizer, name, weights)
+
+
+def info(model: HookedTransformer) -> ModelInfo:
+    """What is known of a model; one that `load_model` did not make is described without the check."""
+    if model not in _KNOWN:
+        original = model.original_model
+        size = sum(p.numel() for p in original.parameters())
+        _KNOWN[model] = _describe(model, str(model.cfg.model_name), _digest(original), size, float("nan"))
+    return _KNOWN[model]
+
+
+def require_weights(model: HookedTransformer, needed: Weights, what: str) -> None:
+    """Raise ModelError unless the model's weights are in the state that `what` needs."""
+    found = info(model).weights
+    if found != needed:
+        raise ModelError(
+            f"{what} needs {needed} weights, and this model has {found} ones; "
+            f"load it with load_model(..., weights={needed!r})"
+        )
+
+
+def untrained(model: HookedTransformer, seeds: Sequence[int]) -> Iterator[HookedTransformer]:
+    """The same architecture with freshly initialised weights, one model a seed: the baseline for "learned".
+
+    Models are made one at a time, in the state (raw, processed), dtype and on the device of `model`.
+    """
+    known = info(model)
+    for seed in seeds:
+        name = f"{known.name} (untrained, seed {seed})"
+        with seeded(seed):
+            fresh = AutoModelForCausalLM.from_config(
+                _eager(copy.deepcopy(model.original_model.config)), dtype=model.cfg.dtype
+            )
+            wrapped = _wrap(fresh.to(known.device).eval(), model.tokenizer, name, known.weights)
+        yield wrapped
+
+
+def _place(device: str | torch.device | None) -> torch.device:
+    try:
+        place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"the device {str(device)!r} cannot be used here: {_first_line(error)}") from error
+    return place
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' own warnings and progress bars off the screen for a while."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's generator for the processor for a while; no other generator is touched."""
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def _resolve(name_or_path: str | Path) -> tuple[str, bool]:
+    """Where to read from, and whether that is a folder here."""
+    text = str(name_or_path)
+    if not text:
+        raise ModelError("there is no model folder ''; give a folder or a Hugging Face name")
+    path = Path(text).expanduser()
+    shipped = shipped_model(text)
+    if not path.is_dir() and shipped is not None:
+        path = shipped
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{path} is not a model folder: it has no config.json")
+        if not list(path.glob("*.safetensors")):
+            raise ModelError(f"{path} has no .safetensors weights; convert them with save_pretrained")
+        return str(path), True
+    looks_local = isinstance(name_or_path, Path) or path.is_absolute() or text.startswith((".", "~"))
+    if looks_local or text.count("/") > 1:
+        raise ModelError(f"there is no model folder {text!r}; give a folder or a Hugging Face name")
+    return text, False
+
+
+def _copied(given: nn.Module, dtype: torch.dtype) -> Any:
+    """A copy in the wanted precision. Buffers keep theirs, as when a checkpoint is read: rotary angles need it."""
+    if not isinstance(given, PreTrainedModel) or given.get_output_embeddings() is None:
+        raise ModelError(f"a {type(given).__name__} is no Hugging Face causal language model")
+    original: Any = copy.deepcopy(given)
+    for parameter in original.parameters():
+        parameter.data = parameter.data.to(dtype)
+    original.set_attn_implementation("eager")  # the other kernels do not expose attention patterns
+    return original
+
+
+def _eager(config: Any) -> Any:
+    config._attn_implementation = "eager"  # the other kernels do not expose attention patterns
+    return config
+
+
+def _read(source: str, local: bool, dtype: torch.dtype, revision: str | None, remote: bool) -> Any:
+    common: dict[str, Any] = {
+        "revision": revision,
+        "trust_remote_code": remote,
+        "local_files_only": local,
+    }
+    try:
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(source, **common)
+        heads = [a for a in config.architectures or [] if a.endswith("ForSequenceClassification")]
+        if heads:
+            raise ModelError(
+                f"{source} is a {heads[0]}: its score head would be dropped and replaced by a language-model head; "
+                "load a causal language model"
+            )
+        with quiet_transformers():
+            found: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                config=_eager(config),
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                **common,
+            )
+    except ModelError:
+        raise
+    except Exception as error:  # the loaders raise OSError, ValueError, RuntimeError, SafetensorError, KeyError
+        where = "the folder is damaged or not a causal language model" if local else "check the name and the network"
+        raise ModelError(f"cannot load the model {source}: {_first_line(error)}; {where}") from error
+    loaded, report = found
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{source} lacks {len(missing)} tensors that its config.json calls for ({missing[0]}, ...): "
+            "the checkpoint is truncated or belongs to another model"
+        )
+    beyond = sorted(key for key in report["unexpected_keys"] if re.search(r"\.\d+\.", key))
+    if beyond:
+        raise ModelError(
+            f"{source} has {len(beyond)} tensors that its config.json does not call for ({beyond[0]}, ...): "
+            "the config belongs to another model"
+        )
+    return loaded
+
+
+def _read_tokenizer(source: str, local: bool, revision: str | None, remote: bool) -> Any:
+    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    if local and not any((Path(source) / f).exists() for f in files):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=remote, local_files_only=local
+        )
+    except Exception as error:
+        raise ModelError(f"cannot load the tokenizer of {source}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"[:300]
+
+
+def _refuse_damaged(original: nn.Module, name: str) -> None:
+    for key, parameter in original.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ModelError(f"{name} is damaged: {key} holds nan or infinity; load an intact checkpoint")
+
+
+def _wrap(original: Any, tokenizer: Any, name: str, weights: Weights) -> HookedTransformer:
+    probe = _probe(original)
+    expected = _logits(original, probe)
+    digest, size = _digest(original), sum(p.numel() for p in original.parameters())
+    architectures = original.config.architectures or [type(original).__name__]
+    try:
+        model = build_bridge_from_module(
+            original, architectures[0], hf_config=original.config, model_name=name, dtype=original.dtype
+        )
+    except Exception as error:
+        raise ModelError(f"TransformerLens cannot wrap {name} ({architectures[0]}): {_first_line(error)}") from error
+    # Prompts are tokenized by `prompts.encode`; the bridge must never add a token of its own.
+    model.cfg.tokenizer_prepends_bos = False
+    model.cfg.default_prepend_bos = False
+    if tokenizer is not None:
+        model.tokenizer = tokenizer
+    if weights == "processed":
+        model.enable_compatibility_mode(disable_warnings=True)
+    for parameter in model.original_model.parameters():
+        parameter.requires_grad_(False)
+    model.eval()
+    difference, allowed = _difference(expected, _logits(model, probe), weights, original.dtype)
+    if not difference <= allowed:
+        raise ModelError(
+            f"the wrapped {name} does not compute what the original does: logits differ by {difference:.2g} "
+            f"(allowed {allowed:.2g}); TransformerLens does not support this model in this form"
+        )
+    _KNOWN[model] = _describe(model, name, digest, size, difference)
+    return model
+
+
+def _probe(original: Any) -> Int[Tensor, "prompt pos"]:
+    """A fixed batch of random tokens, short enough for any context."""
+    generator = torch.Generator().manual_seed(0)
+    text = original.config.get_text_config()
+    context = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 12
+    return torch.randint(text.vocab_size, (2, min(12, int(context))), generator=generator)
+
+
+def _logits(model: Any, tokens: Int[Tensor, "prompt pos"]) -> Float[Tensor, "prompt pos vocab"]:
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        output = model(tokens.to(device))
+    return (output if isinstance(output, Tensor) else output.logits).float().cpu()
+
+
+def _difference(
+    expected: Float[Tensor, "prompt pos vocab"],
+    found: Float[Tensor, "prompt pos vocab"],
+    weights: Weights,
+    dtype: torch.dtype,
+) -> tuple[float, float]:
+    """Largest difference and the largest allowed one.
+
+    Centring shifts raw logits, so log-probabilities stand in. Processed weights round on a path of their own, so the
+    errors of both sides add up: twice as much is allowed.
+    """
+    spread = float((expected - expected.mean(-1, keepdim=True)).abs().max())
+    allowed = _TOLERANCE.get(dtype, 5e-2) * max(1.0, spread)
+    if weights == "processed":
+        expected, found, allowed = expected.log_softmax(-1), found.log_softmax(-1), 2 * allowed
+    return float((expected - found).abs().max()), allowed
+
+
+def _digest(module: Any) -> str:
+    content = hashlib.sha256()
+    config = {k: v for k, v in module.config.to_dict().items() if k not in ("_name_or_path", "transformers_version")}
+    content.update(json.dumps(config, sort_keys=True, default=repr).encode())
+    for key, parameter in sorted(module.state_dict().items()):
+        content.update(key.encode())
+        content.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()[:16]
+
+
+def _describe(model: HookedTransformer, name: str, digest: str, size: int, check: float) -> ModelInfo:
+    return ModelInfo(
+        name=name,
+        architecture=str(model.cfg.architecture),
+        weights="processed" if model._weights_processed else "raw",
+        n_layers=int(model.cfg.n_layers),
+        n_heads=int(model.cfg.n_heads),
+        d_model=int(model.cfg.d_model),
+        n_parameters=size,
+        dtype=str(model.cfg.dtype).removeprefix("torch."),
+        device=str(next(model.original_model.parameters()).device),
+        digest=digest,
+        tokenizer=_vocabulary_digest(model.tokenizer),
+        check=check,
+    )
+
+
+def _vocabulary_digest(tokenizer: Any) -> str:
+    if tokenizer is None:
+        return ""
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return hashlib.sha256(repr(vocabulary).encode()).hexdigest()[:16]

@@ -1,0 +1,349 @@
+"""Running a model: `capture` what it computes, `edit` it, and leave no trace.
+
+The only callers of TransformerLens' hooks.
+
+Three traps of the bridge are dealt with here once. `hook_resid_mid` reads the stream but an edit there reaches the MLP
+alone, so such an edit is carried out through `hook_attn_out`. In compatibility mode a hook added by name runs once for
+each alias, so hooks are added to the hook points themselves. And `start_at_layer` still computes the blocks below, so
+these are replaced by the identity for the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from rich.progress import track
+from torch import Tensor
+
+from interp.errors import ModelError, PromptError
+from interp.models.edits import Edit
+from interp.models.load import HookedTransformer
+from interp.prompts import Prompts
+from interp.sites import Site, every
+from interp.tensors import Activations
+
+Change = Callable[[Tensor], Tensor]
+
+MEMORY = 1 << 30
+"""Default budget for the working tensors of one batch, in bytes."""
+
+
+def capture(
+    model: HookedTransformer,
+    prompts: Prompts,
+    sites: Sequence[str | Site],
+    *,
+    layers: Sequence[int] | None = None,
+    memory: int = MEMORY,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Activations:
+    """Run the prompts once and keep what the model computes at some sites.
+
+    `sites` are names (every layer, or those in `layers`) or single `Site`s; `"logits"` keeps the logits at the columns
+    the prompts read. Prompts are run in batches of like length that fit `memory` bytes. The activations stay on
+    `device`, by default the model's; padding is nan.
+    """
+    return edit(model, prompts, (), sites, layers=layers, memory=memory, device=device, progress=progress)
+
+
+def edit(
+    model: HookedTransformer,
+    prompts: Prompts,
+    edits: Sequence[Edit],
+    sites: Sequence[str | Site] = ("logits",),
+    *,
+    layers: Sequence[int] | None = None,
+    memory: int = MEMORY,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Activations:
+    """Run the prompts with all `edits` in force together and keep what the model computes then.
+
+    Edits at one site act in the order given; a captured site shows its value after the edits.
+    """
+    wanted = every(sites, model.cfg.n_layers, layers)
+    every([e.site for e in edits], model.cfg.n_layers)
+    check_context(model, prompts)
+    check_edits(model, [e.site for e in edits])
+    touched = [e.where(prompts) for e in edits]
+    here = model_device(model)
+    place = here if device is None else torch.device(device)
+    width = prompts.tokens.shape[1]
+    store: dict[Site, Tensor] = {}
+    order = prompts.lengths.argsort(descending=True, stable=True)
+    size = batch_rows(model, width, read_columns(prompts), memory)
+    batches: Any = order.split(size)
+    if progress and len(batches) > 1:
+        batches = track(batches, description="running prompts", transient=True)
+    for rows in batches:
+        span = int(prompts.lengths[rows].max())
+        index = rows.to(here)
+        changes: dict[Site, list[Change]] = {}
+        for e, where in zip(edits, touched, strict=True):
+            changes.setdefault(e.site, []).append(_bind(e, where[rows, :span], index))
+        found = forward(
+            model,
+            prompts.tokens[rows, :span],
+            keep=wanted,
+            changes=changes,
+            reads=prompts.reads[rows],
+        )
+        for site in wanted:
+            _store(store, site, found[site], rows, prompts, place)
+    return Activations(prompts, store, int(model.cfg.n_layers))
+
+
+def forward(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "row pos"],
+    *,
+    keep: Sequence[Site] = (),
+    changes: Mapping[Site, Sequence[Change]] | None = None,
+    reads: Int[Tensor, "row read"] | None = None,
+    start: int = 0,
+    residual: Float[Tensor, "row pos d_model"] | None = None,
+) -> dict[Site, Tensor]:
+    """One forward pass of one batch: the low floor on which capture, edit and the generic sweep stand.
+
+    Returns the tensors at `keep`, the logits at `reads` among them where asked for. With `start` the blocks below it
+    are skipped and `residual` enters block `start`. Tokens are right-padded, and a causal model needs no mask for that.
+    """
+    changes = changes or {}
+    kept: dict[Site, Tensor] = {}
+    hooks: list[tuple[Any, Callable[..., Any]]] = []
+    points = model.hook_dict
+    for site, functions in sorted(changes.items(), key=lambda item: item[0].name == "resid_mid"):
+        hooks.extend(_editing(model, points, site, functions))
+    hooks.extend((_point(model, points, site), _keeping(kept, site)) for site in keep if site.name != "logits")
+    logits_wanted = Site("logits") in keep
+    if logits_wanted and reads is None:
+        raise PromptError("logits were asked for, but the prompts read no column")
+    arguments: dict[str, Any] = {"use_cache": False}
+    columns = torch.zeros(0, dtype=torch.long)
+    if logits_wanted and reads is not None:
+        columns = reads[reads >= 0].unique()
+        if len(columns) == 0:
+            raise PromptError("logits were asked for, but the prompts read no column")
+        arguments["logits_to_keep"] = columns.to(model_device(model))
+    elif keep:
+        last = max(site.layer for site in keep)
+        if last + 1 < model.cfg.n_layers:
+            arguments["stop_at_layer"] = last + 1
+        else:
+            arguments["logits_to_keep"] = 1
+    entry = tokens.to(model_device(model)) if residual is None else residual
+    if residual is not None:
+        arguments["start_at_layer"] = start
+    with undisturbed(model), _attached(hooks), _skipping(model, start):
+        output = model(entry, return_type="logits", **arguments)
+        if logits_wanted and reads is not None:
+            kept[Site("logits")] = _at_reads(output, reads.to(output.device), columns.to(output.device))
+    return kept
+
+
+@contextmanager
+def undisturbed(model: HookedTransformer) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every mode, gradient flag and random state is as it was."""
+    modes = [m for m in {*model.modules(), *model.original_model.modules()} if m.training]
+    place = model_device(model)
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), torch.inference_mode():
+        try:
+            for module in modes:
+                module.training = False
+            yield
+        finally:
+            for module in modes:
+                module.training = True
+
+
+def check_context(model: HookedTransformer, prompts: Prompts) -> None:
+    """Raise PromptError for a prompt that is longer than the model's context, or a token it does not have."""
+    longest = int(prompts.lengths.argmax())
+    context = int(model.cfg.n_ctx)
+    if int(prompts.lengths[longest]) > context:
+        text = prompts.texts[longest]
+        shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
+        raise PromptError(
+            f"prompt {longest} ({shown}) has {int(prompts.lengths[longest])} tokens and the model's context is "
+            f"{context}; shorten the prompt"
+        )
+    vocabulary = int(model.cfg.d_vocab)
+    if int(prompts.tokens.max()) >= vocabulary or int(prompts.tokens.min()) < 0:
+        raise PromptError(
+            f"a prompt has token id {int(prompts.tokens.max())} and the model's vocabulary ends at {vocabulary - 1}; "
+            "tokenize with the model's own tokenizer"
+        )
+
+
+_PATTERN_WORKS: WeakKeyDictionary[HookedTransformer, bool] = WeakKeyDictionary()
+
+
+def check_edits(model: HookedTransformer, sites: Sequence[Site]) -> None:
+    """Raise ModelError where an edit at one of the sites would silently do nothing.
+
+    For some architectures TransformerLens shows the attention pattern only after it was used.
+    """
+    patterns = [site for site in sites if site.name == "pattern"]
+    if not patterns:
+        return
+    if model not in _PATTERN_WORKS:
+        layer, tokens = patterns[0].layer, torch.zeros(1, 2, dtype=torch.long)
+        z = Site("z", layer)
+        plain, zeroed = (
+            forward(model, tokens, keep=[z], changes=changes)[z]
+            for changes in ({}, {Site("pattern", layer): [torch.zeros_like]})
+        )
+        _PATTERN_WORKS[model] = not torch.equal(plain, zeroed)
+    if not _PATTERN_WORKS[model]:
+        raise ModelError(
+            f"attention patterns of {model.cfg.architecture} can be read but not edited: TransformerLens shows them "
+            "only after they were used; patch z instead"
+        )
+
+
+def unembed(model: HookedTransformer, residual: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+    """Logits of residual-stream vectors through the model's own final norm, unembedding and soft cap."""
+    flat = residual.reshape(1, -1, residual.shape[-1]).to(model_device(model), model.cfg.dtype)
+    with undisturbed(model):
+        logits = model.unembed(model.ln_final(flat))
+        logits = model.adapter.apply_output_logits_transform(logits)
+    return logits.reshape(*residual.shape[:-1], -1)
+
+
+def model_device(model: HookedTransformer) -> torch.device:
+    """Where the model's input belongs."""
+    return next(model.original_model.parameters()).device
+
+
+def batch_rows(model: HookedTransformer, width: int, reads: int, memory: int) -> int:
+    """Rows of a batch whose working tensors fit the budget, by the sizes of the largest tensors of a block."""
+    cfg = model.cfg
+    d_mlp = int(cfg.d_mlp or 4 * cfg.d_model)
+    block = width * (8 * cfg.d_model + 4 * d_mlp) + 4 * cfg.n_heads * width**2
+    head = 3 * reads * cfg.d_vocab
+    itemsize = torch.empty(0, dtype=cfg.dtype).element_size()
+    return max(1, memory // int((block + head) * itemsize))
+
+
+def read_columns(prompts: Prompts) -> int:
+    """Columns at which a batch of these prompts is unembedded: all that any of them reads."""
+    return max(1, int(prompts.reads[prompts.reads >= 0].unique().numel()))
+
+
+def _bind(e: Edit, touched: Tensor, prompts: Tensor) -> Change:
+    return lambda old: e.apply(old, touched, prompts)
+
+
+def _point(model: HookedTransformer, points: Mapping[str, Any], site: Site) -> Any:
+    if site.hook not in points:
+        raise ModelError(f"{model.cfg.architecture} has no site {site.name} ({site.hook}); choose another site")
+    return points[site.hook]
+
+
+def _keeping(kept: dict[Site, Tensor], site: Site) -> Callable[..., Any]:
+    def keep(tensor: Tensor, hook: Any) -> None:
+        kept[site] = tensor
+
+    return keep
+
+
+def _editing(
+    model: HookedTransformer, points: Mapping[str, Any], site: Site, functions: Sequence[Change]
+) -> list[tuple[Any, Callable[..., Any]]]:
+    def change(tensor: Tensor, hook: Any) -> Tensor:
+        for function in functions:
+            tensor = function(tensor)
+        return tensor
+
+    if site.name != "resid_mid":
+        return [(_point(model, points, site), change)]
+
+    before: dict[str, Tensor] = {}
+
+    def remember(tensor: Tensor, hook: Any) -> None:
+        before["pre"] = tensor
+
+    def change_through_attention(tensor: Tensor, hook: Any) -> Tensor:
+        return change(before["pre"] + tensor, hook) - before["pre"]
+
+    _point(model, points, site)
+    return [
+        (_point(model, points, Site("resid_pre", site.layer)), remember),
+        (_point(model, points, Site("attn_out", site.layer)), change_through_attention),
+    ]
+
+
+@contextmanager
+def _attached(hooks: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
+    """Add functions to hook points, and take away just these afterwards."""
+    handles: list[tuple[Any, Any]] = []
+    try:
+        for point, function in hooks:
+            handles.append((point, point.add_hook(function)))
+        yield
+    finally:
+        for point, handle in handles:
+            handle.hook.remove()
+            point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
+
+
+@contextmanager
+def _skipping(model: HookedTransformer, start: int) -> Iterator[None]:
+    """Replace the blocks below `start` by the identity."""
+    below = list(model.blocks)[:start]
+    try:
+        for block in below:
+            block.__dict__["forward"] = _identity
+        yield
+    finally:
+        for block in below:
+            block.__dict__.pop("forward", None)
+
+
+def _identity(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden_states
+
+
+def _at_reads(logits: Tensor, reads: Tensor, columns: Tensor) -> Tensor:
+    """Spread the logits of the union of columns over each row's own reads; nan where a row reads nothing."""
+    place = torch.searchsorted(columns, reads.clamp(min=0)).clamp(max=len(columns) - 1)
+    rows = torch.arange(len(reads), device=logits.device)[:, None]
+    return logits[rows, place].masked_fill((reads < 0)[..., None], torch.nan)
+
+
+def _store(
+    store: dict[Site, Tensor],
+    site: Site,
+    found: Tensor,
+    rows: Tensor,
+    prompts: Prompts,
+    place: torch.device,
+) -> None:
+    """Write a batch into the whole, nan at padding. The buffer is no inference tensor, so autograd can read it.
+
+    Padded queries are nan; padded keys keep the 0 that a causal model gives them, so that attention sums to 1.
+    """
+    n, width = prompts.tokens.shape
+    sequence = [i for i, axis in enumerate(site.axes) if axis in ("pos", "query", "key")]
+    if site not in store:
+        size = [n, *found.shape[1:]]
+        for axis in sequence:
+            size[axis] = width
+        store[site] = torch.full(size, torch.nan, dtype=found.dtype, device=place)
+        if site.name == "pattern":
+            store[site].zero_().masked_fill_(~prompts.mask[:, None, :, None].to(place), torch.nan)
+    if sequence:
+        mask = prompts.mask[rows, : found.shape[sequence[0]]]
+        shown = [1] * found.ndim
+        shown[0], shown[sequence[0]] = mask.shape
+        found = found.masked_fill(~mask.to(found.device).reshape(shown), torch.nan)
+    part = store[site]
+    for axis in sequence:
+        part = part.narrow(axis, 0, found.shape[axis])
+    part[rows.to(place)] = found.to(place)

@@ -1,0 +1,81 @@
+"""What a sweep is asked and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import ConfigError, PromptError
+from interp.metrics import Metric, Targets
+from interp.models.edits import Edit
+from interp.models.load import HookedTransformer, require_weights
+from interp.prompts import PromptPairs, Prompts
+from interp.sites import every
+
+
+@dataclass(frozen=True, eq=False)
+class Edits:
+    """The prompts that are run and the cells of the grid; the edits of one cell are in force together."""
+
+    prompts: Prompts
+    cells: Sequence[Sequence[Edit]]
+
+    def __post_init__(self) -> None:
+        if not self.cells or not all(self.cells):
+            raise ConfigError("a sweep needs at least one cell, and every cell at least one edit")
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """What is read from each run: metrics of the logits at the prompts' read columns."""
+
+    metrics: tuple[Metric, ...]
+    targets: Targets
+
+    @classmethod
+    def of(cls, prompts: Prompts | PromptPairs, metrics: Sequence[Metric]) -> Readout:
+        """Metrics against the prompts' answers, with the corrupted answers as foils where there are pairs."""
+        return cls(tuple(metrics), Targets.of(prompts))
+
+    def check(self, model: HookedTransformer, prompts: Prompts) -> None:
+        """Raise where the readout cannot be made from this model or these prompts."""
+        if not self.metrics:
+            raise ConfigError("a sweep needs at least one metric")
+        if self.targets.answers.shape != prompts.reads.shape:
+            raise PromptError("the readout's answers do not fit the prompts' read columns")
+        for metric in self.metrics:
+            if not bool(metric.present(self.targets).any()):
+                raise PromptError(f"no prompt has an answer that {metric.name} could score; give answers")
+            if metric.weights == "processed":
+                require_weights(model, "processed", f"the metric {metric.name!r}")
+
+    def score(
+        self, logits: Float[Tensor, "row read vocab"], prompts: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row metric"]:
+        """Every metric of every row; row r belongs to prompt `prompts[r]`."""
+        targets = self.targets.take(prompts)
+        return torch.stack([metric.score(logits, targets) for metric in self.metrics], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """Scores of a sweep."""
+
+    values: Float[Tensor, "prompt cell metric"]
+    base: Float[Tensor, "prompt metric"]
+    """The same metrics without any edit."""
+    metrics: tuple[str, ...]
+    path: str
+    """How the values were computed."""
+    reason: str
+    """Why in this way."""
+
+
+def start_layer(cell: Sequence[Edit], n_layers: int) -> int:
+    """The first block that must be recomputed. An edit of resid_post touches only the blocks above."""
+    every([edit.site for edit in cell], n_layers)
+    return min(min(e.site.layer + 1, n_layers - 1) if e.site.name == "resid_post" else e.site.layer for e in cell)
