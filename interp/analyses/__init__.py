@@ -1,0 +1,1 @@
+"""One module, one question each: typed functions that keep the prompt axis."""

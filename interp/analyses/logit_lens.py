@@ -1,0 +1,191 @@
+"""At which depth is the answer readable? The residual stream through the final norm and the unembedding.
+
+Source: nostalgebraist, "interpreting GPT: the logit lens" (LessWrong, 2020). The lens reads what is already in the
+basis of the output; what a layer knows in another form it does not show (Belrose et al., "Eliciting Latent Predictions
+with the Tuned Lens", arXiv 2303.08112), so "not readable" is not "not known".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.metrics import METRICS, Targets
+from interp.models.load import HookedTransformer
+from interp.models.run import MEMORY, unembed
+from interp.prompts import Position, Prompts
+from interp.results import grid_frame
+from interp.tensors import Activations, gather_positions
+
+
+@dataclass(frozen=True, eq=False)
+class LogitLens:
+    """What each depth would predict at each position. Depth 0 is the embedding, the last is the model's output."""
+
+    depths: tuple[str, ...]
+    positions: tuple[str, ...]
+    log_prob: Float[Tensor, "prompt depth position"]
+    """Log-probability of the answer, nats."""
+    logit_diff: Float[Tensor, "prompt depth position"]
+    """Logit of the answer minus logit of the foil; nan where no foil was given."""
+    rank: Float[Tensor, "prompt depth position"]
+    """Other tokens with at least the answer's logit; 0 is the top, alone."""
+    entropy: Float[Tensor, "prompt depth position"]
+    """Of the lens' distribution, nats."""
+    kl: Float[Tensor, "prompt depth position"]
+    """Divergence from the model's final distribution to the lens', nats; 0 at the last depth."""
+    control: Float[Tensor, "prompt depth position"]
+    """Log-probability of another prompt's answer at the same position, where that differs: the control."""
+    control_rank: Float[Tensor, "prompt depth position"]
+    top_ids: Int[Tensor, "prompt depth position k"]
+    top_probs: Float[Tensor, "prompt depth position k"]
+    converged: Float[Tensor, "prompt position"]
+    """First depth from which the answer stays the top token; nan where it is not the top at the end."""
+    tokens: Mapping[str, str]
+    """Text of every token id (as a string) among the top ones and the answers."""
+    answers: Int[Tensor, "prompt position"]
+    texts: tuple[str, ...]
+    groups: Int[Tensor, " prompt"]
+
+    @property
+    def right(self) -> Float[Tensor, "prompt depth position"]:
+        """1 where the answer is the top token, nan where there is none."""
+        return (self.rank == 0).float().masked_fill(self.rank.isnan(), torch.nan)
+
+    @property
+    def control_right(self) -> Float[Tensor, "prompt depth position"]:
+        """1 where another prompt's answer is the top token."""
+        return (self.control_rank == 0).float().masked_fill(self.control_rank.isnan(), torch.nan)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each prompt, depth and position."""
+        return grid_frame(
+            {"depth": self.depths, "position": self.positions},
+            log_prob=self.log_prob,
+            logit_diff=self.logit_diff,
+            rank=self.rank,
+            entropy=self.entropy,
+            kl=self.kl,
+            control=self.control,
+            control_rank=self.control_rank,
+        )
+
+
+def logit_lens(
+    activations: Activations,
+    model: HookedTransformer,
+    *,
+    at: Sequence[Position] | None = None,
+    foils: Int[Tensor, "prompt position"] | None = None,
+    top: int = 5,
+    seed: int = 0,
+    memory: int = MEMORY,
+) -> LogitLens:
+    """Read the residual stream of every depth at the columns the prompts read, or at the positions `at`.
+
+    With `at` the answer is the token that follows in the prompt (at its end, the prompt's answer if it has one).
+    `foils` are wrong tokens to compare the answer with (for pairs, the corrupted answers). Needs
+    `resid_pre` of every layer and `resid_post` of the last. Works on raw and on processed weights: the numbers do not
+    depend on it. Logits are made in chunks that fit `memory` bytes.
+    """
+    stream, answers, names = _chosen(activations, at)
+    others = _other_answers(answers, seed)
+    n, n_depths, n_positions, _ = stream.shape
+    top = min(top, int(model.cfg.d_vocab_out))
+    absent = stream.isnan().any(-1)[:, 0].cpu()
+    wrong_ones = torch.full_like(answers, -1) if foils is None else foils.cpu()
+    vocabulary = int(model.cfg.d_vocab_out)
+    chunk = max(1, memory // (vocabulary * 4 * 6 * max(1, n_positions)))
+    parts: list[list[Tensor]] = []
+    for some in torch.arange(n).split(chunk):
+        targets = Targets(answers[some], wrong_ones[some])
+        final = unembed(model, stream[some, -1]).float().log_softmax(-1).cpu()
+        reference = replace(targets, reference=final)
+        wrong = Targets(others[some])
+        asked = [(name, targets) for name in ("log_prob", "logit_diff", "rank")]
+        asked += [(name, wrong) for name in ("log_prob", "rank")]
+        for depth in range(n_depths):
+            log_probs = final
+            if depth < n_depths - 1:
+                log_probs = unembed(model, stream[some, depth]).float().log_softmax(-1).cpu()
+            best = log_probs.topk(top, -1)
+            scored = [METRICS[name].per_token(log_probs, t) for name, t in asked]
+            divergence = METRICS["kl"].per_token(log_probs, replace(reference, answers=answers[some].clamp(min=0)))
+            entropy = torch.special.entr(log_probs.exp()).sum(-1)
+            parts.append([*scored, divergence, entropy, best.indices, best.values.exp()])
+    joined = [_assemble(columns, n_depths) for columns in zip(*parts, strict=True)]
+    log_prob, logit_diff, rank, control, control_rank, kl, entropy, top_ids, top_probs = joined
+    gone = absent[:, None].expand(-1, n_depths, -1)
+    ids = torch.cat([top_ids.flatten(), answers[answers >= 0]]).unique().tolist()
+    decode = getattr(model.tokenizer, "decode", None)
+    return LogitLens(
+        depths=("embed", *(f"layer {i}" for i in range(n_depths - 1))),
+        positions=names,
+        log_prob=log_prob.masked_fill(gone, torch.nan),
+        logit_diff=logit_diff.masked_fill(gone, torch.nan),
+        rank=rank.masked_fill(gone, torch.nan),
+        entropy=entropy.masked_fill(gone, torch.nan),
+        kl=kl.masked_fill(gone, torch.nan).clamp(min=0),
+        control=control.masked_fill(gone, torch.nan),
+        control_rank=control_rank.masked_fill(gone, torch.nan),
+        top_ids=top_ids.masked_fill(gone[..., None], -1),
+        top_probs=top_probs.masked_fill(gone[..., None], torch.nan),
+        converged=_converged(rank.masked_fill(gone, torch.nan)),
+        tokens={str(i): str(decode([i])) if decode else str(i) for i in ids},
+        answers=answers,
+        texts=activations.prompts.texts,
+        groups=activations.prompts.groups,
+    )
+
+
+def _assemble(columns: Sequence[Tensor], n_depths: int) -> Tensor:
+    """Chunks x depths, in that order, to [prompt, depth, ...]."""
+    chunks = [torch.stack(list(columns[i : i + n_depths]), 1) for i in range(0, len(columns), n_depths)]
+    return torch.cat(chunks)
+
+
+def _chosen(
+    activations: Activations, at: Sequence[Position] | None
+) -> tuple[Float[Tensor, "prompt depth position d_model"], Int[Tensor, "prompt position"], tuple[str, ...]]:
+    """The stream at the wanted positions, with the answer there."""
+    prompts = activations.prompts
+    columns = prompts.reads if at is None else prompts.table(at)
+    answers = prompts.answers if at is None else _following(prompts, columns)
+    names = prompts.read_names if at is None else tuple(map(str, at))
+    roles = {str(i): column for i, column in enumerate(columns.T)}
+    placed = replace(prompts, roles=roles)
+    stream = activations.residual()
+    picked = torch.stack(
+        [gather_positions(stream[:, depth], placed, list(roles)) for depth in range(stream.shape[1])], 1
+    )
+    return picked, answers, names
+
+
+def _following(prompts: Prompts, columns: Int[Tensor, "prompt position"]) -> Int[Tensor, "prompt position"]:
+    """The token after each column; at a read column the prompt's own answer; -1 where there is neither."""
+    after = (columns + 1).clamp(max=prompts.tokens.shape[1] - 1)
+    inside = (columns >= 0) & (columns + 1 < prompts.lengths[:, None])
+    found = torch.where(inside, prompts.tokens.gather(1, after), -1)
+    for read, answer in zip(prompts.reads.T, prompts.answers.T, strict=True):
+        found = torch.where((columns == read[:, None]) & (columns >= 0), answer[:, None], found)
+    return found
+
+
+def _other_answers(answers: Int[Tensor, "prompt position"], seed: int) -> Int[Tensor, "prompt position"]:
+    """At each position another prompt's answer there, where it differs from the own; -1 where it does not."""
+    order = torch.randperm(len(answers), generator=torch.Generator().manual_seed(seed))
+    shuffled = torch.full_like(answers, -1)
+    for column in range(answers.shape[1]):
+        present = order[answers[order, column] >= 0]
+        shuffled[present, column] = answers[present.roll(1), column]
+    return torch.where(shuffled == answers, -1, shuffled)
+
+
+def _converged(rank: Float[Tensor, "prompt depth position"]) -> Float[Tensor, "prompt position"]:
+    stays = (rank == 0).flip(1).int().cumprod(1).sum(1)
+    return torch.where(stays > 0, (rank.shape[1] - stays).float(), torch.nan)

@@ -1,0 +1,240 @@
+"""Where is the information that decides between two answers? Activation patching over a grid of places.
+
+Sources: Meng et al. (arXiv 2202.05262); Heimersheim & Nanda, "How to use and interpret activation patching" (arXiv
+2404.15255); Zhang & Nanda, "Towards Best Practices" (arXiv 2309.16042). Denoising runs the corrupted prompt with clean
+activations in one place: what the place carries is *sufficient* to bring the answer back. Noising runs the clean prompt
+with corrupted ones: what it carries is *necessary*.
+
+A patch can move a logit difference towards zero merely by erasing what was there. The control therefore patches from
+another pair of the same layout that differs in what decides the answer (`differ`): it erases as much and brings the
+wrong information.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import ConfigError, PromptError
+from interp.estimates import Estimate, ratio
+from interp.metrics import METRICS, Metric
+from interp.models.edits import Copy, Edit
+from interp.models.load import HookedTransformer
+from interp.models.run import MEMORY, capture
+from interp.models.sweeps import Edits, Readout, sweep
+from interp.prompts import Position, PromptPairs
+from interp.results import grid_frame
+from interp.sites import Site, every
+
+Direction = Literal["denoising", "noising"]
+
+
+@dataclass(frozen=True, eq=False)
+class Patching:
+    """Raw metric of every pair under every patch; what was recovered is derived from it."""
+
+    site: str
+    direction: Direction
+    metric: str
+    unit: str
+    layers: tuple[int, ...]
+    axis: Literal["position", "head", "neuron"]
+    columns: tuple[str, ...]
+    """Names along the last axis: positions, heads or neurons."""
+    patched: Float[Tensor, "pair layer column"]
+    """Metric under the patch; nan where a pair lacks the position."""
+    control: Float[Tensor, "pair layer column"]
+    """Metric under a patch from another pair; nan where there is no fitting one."""
+    differs: str
+    """What the control's pairs differ in, besides the answer."""
+    clean: Float[Tensor, " pair"]
+    corrupted: Float[Tensor, " pair"]
+    groups: Int[Tensor, " pair"]
+    threshold: float
+    """Pairs whose clean and corrupted metrics differ by less than this share of the mean difference have no ratio."""
+
+    @property
+    def moved(self) -> Float[Tensor, "pair layer column"]:
+        """How far each patch moves the metric towards the source run, in units of the metric."""
+        return self._towards(self.patched)
+
+    @property
+    def control_moved(self) -> Float[Tensor, "pair layer column"]:
+        """The same for the control's patches."""
+        return self._towards(self.control)
+
+    def _towards(self, values: Float[Tensor, "pair layer column"]) -> Float[Tensor, "pair layer column"]:
+        if self.direction == "denoising":
+            return values - self.corrupted[:, None, None]
+        return self.clean[:, None, None] - values
+
+    @property
+    def share_per_pair(self) -> Float[Tensor, "pair layer column"]:
+        """Moved over the clean-corrupted difference, pair by pair; nan where that nearly vanishes."""
+        difference = self.clean - self.corrupted
+        small = difference.abs() < self.threshold * difference.abs().nanmean()
+        return self.moved / difference.masked_fill(small, torch.nan)[:, None, None]
+
+    def share(
+        self, pairs: Any = slice(None), *, control: bool = False, cell: tuple[int, int] | None = None
+    ) -> Estimate:
+        """Share of the clean-corrupted difference that each patch moves: a ratio of means, [layer, column].
+
+        0 is no effect and 1 the whole difference. Shares of different cells do not add up. `pairs` is a mask or a
+        slice, `cell` (indices of layer and column) asks for one cell alone.
+        """
+        return self._ratio(self.control_moved if control else self.moved, pairs, cell)
+
+    def excess(self, pairs: Any = slice(None), *, cell: tuple[int, int] | None = None) -> Estimate:
+        """Share moved by the patch minus share moved by the control, on the pairs that have both."""
+        return self._ratio(self.moved - self.control_moved, pairs, cell)
+
+    def _ratio(self, moved: Float[Tensor, "pair layer column"], pairs: Any, cell: tuple[int, int] | None) -> Estimate:
+        part = moved[pairs] if cell is None else moved[pairs][:, cell[0], cell[1]]
+        return ratio(part, (self.clean - self.corrupted)[pairs], self.groups[pairs])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each pair, layer and column."""
+        frame = grid_frame(
+            {"layer": self.layers, self.axis: self.columns},
+            patched=self.patched,
+            control=self.control,
+            share=self.share_per_pair,
+        )
+        pair = torch.tensor(frame["prompt"].to_numpy())
+        return frame.rename(columns={"prompt": "pair"}).assign(
+            clean=self.clean[pair].numpy(), corrupted=self.corrupted[pair].numpy(), group=self.groups[pair].numpy()
+        )
+
+
+def patching(
+    model: HookedTransformer,
+    pairs: PromptPairs,
+    *,
+    site: str = "resid_pre",
+    direction: Direction = "denoising",
+    metric: Metric | str = "logit_diff",
+    layers: Sequence[int] | None = None,
+    positions: Sequence[Position] | None = None,
+    units: Sequence[int] | None = None,
+    at: Position | None = None,
+    control: bool = True,
+    differ: str | None = None,
+    threshold: float = 0.05,
+    seed: int = 0,
+    memory: int = MEMORY,
+    progress: bool = False,
+) -> Patching:
+    """Patch a site over layers x positions (streams and block outputs) or layers x heads or neurons.
+
+    `site` is resid_pre, resid_mid, resid_post, attn_out or mlp_out, whose second axis is `positions` (roles or
+    indices; by default every column of the longest prompt), or z, pattern, q, k, v or mlp_post, whose second axis is
+    `units` (heads or neurons; by default all), over the whole prompt or at the one position `at` (for pattern, of the
+    query). `metric` needs `logit_diff`'s sign: high for the clean answer. With `control` every cell is also patched
+    from another pair of the same layout, whose answer is neither of the pair's own two and whose label `differ` (a
+    column of the clean prompts' labels, by default `decides` where there is one) is another.
+    """
+    if direction not in ("denoising", "noising"):
+        raise ConfigError(f"direction must be denoising or noising, not {direction!r}")
+    if isinstance(metric, str) and metric not in METRICS:
+        raise ConfigError(f"there is no metric {metric!r}; choose from {', '.join(METRICS)}")
+    chosen = METRICS[metric] if isinstance(metric, str) else metric
+    sites = every([site], model.cfg.n_layers, layers)
+    source, base = (pairs.clean, pairs.corrupted) if direction == "denoising" else (pairs.corrupted, pairs.clean)
+    kept = capture(model, source, [*sites, "logits"], memory=memory)
+    by_unit = Site(site, 0).unit_axis is not None
+    axis, names, places = _columns(pairs, site, kept[sites[0]].shape, positions, units)
+    if at is not None and not by_unit:
+        raise ConfigError(f"{site} has no heads or neurons; choose positions instead of at")
+    decides = "decides" if differ is None and "decides" in pairs.clean.labels else differ
+    partners = _partners(pairs, decides, seed)
+    values = [Copy(kept)] + ([Copy(kept, partners.clamp(min=0))] if control else [])
+    cells = [
+        [Edit(s, value, at=at, units=int(place)) if by_unit else Edit(s, value, at=place)]
+        for value in values
+        for s in sites
+        for place in places
+    ]
+    readout = Readout.of(pairs, [chosen])
+    found = sweep(model, Edits(base, cells), readout, memory=memory, progress=progress)
+    shape = (len(pairs), len(values), len(sites), len(places))
+    grid = found.values[:, :, 0].reshape(shape)
+    where = places if not by_unit else [] if at is None else [at]
+    if where:
+        grid = grid.masked_fill((base.table(where) < 0)[:, None, None, :], torch.nan)
+    again = readout.score(kept["logits"], torch.arange(len(pairs), device=kept["logits"].device))[:, 0].cpu()
+    clean, corrupted = (again, found.base[:, 0]) if direction == "denoising" else (found.base[:, 0], again)
+    other = torch.full_like(grid[:, 0], torch.nan)
+    if control:
+        other = grid[:, 1].masked_fill((partners < 0)[:, None, None], torch.nan)
+    return Patching(
+        site=site,
+        direction=direction,
+        metric=chosen.name,
+        unit=chosen.unit,
+        layers=tuple(s.layer for s in sites),
+        axis=axis,
+        columns=names,
+        patched=grid[:, 0],
+        control=other,
+        differs=decides or "",
+        clean=clean,
+        corrupted=corrupted,
+        groups=pairs.clean.groups,
+        threshold=threshold,
+    )
+
+
+def _columns(
+    pairs: PromptPairs,
+    site: str,
+    shape: torch.Size,
+    positions: Sequence[Position] | None,
+    units: Sequence[int] | None,
+) -> tuple[Literal["position", "head", "neuron"], tuple[str, ...], list[Position]]:
+    unit_axis = Site(site, 0).unit_axis
+    if unit_axis is None:
+        if units is not None:
+            raise ConfigError(f"{site} has no heads or neurons; choose positions instead of units")
+        places: list[Position] = list(range(pairs.clean.tokens.shape[1])) if positions is None else list(positions)
+        return "position", tuple(map(str, places)), places
+    if positions is not None:
+        raise ConfigError(f"{site} is patched by head or neuron; choose one position with at instead of positions")
+    kind: Literal["head", "neuron"] = "head" if Site(site, 0).axes[unit_axis] == "head" else "neuron"
+    chosen = list(range(shape[unit_axis])) if units is None else list(units)
+    return kind, tuple(map(str, chosen)), list(chosen)
+
+
+def _partners(pairs: PromptPairs, decides: str | None, seed: int) -> Int[Tensor, " pair"]:
+    """For each pair another one of the same layout that brings the wrong information; -1 where there is none.
+
+    It is of another group, its clean answer is neither of the pair's own two, and its label `decides` differs.
+    """
+    prompts = pairs.clean
+    roles = [prompts.lengths, *(column for _, column in sorted(prompts.roles.items())), prompts.reads[:, 0]]
+    layout = torch.stack(roles, 1).unique(dim=0, return_inverse=True)[1]
+    label = torch.arange(len(pairs))
+    if decides is not None:
+        if decides not in prompts.labels:
+            raise PromptError(
+                f"the pairs have no label {decides!r}; they have: {', '.join(map(str, prompts.labels)) or 'none'}"
+            )
+        label = torch.tensor(prompts.labels[decides].astype("category").cat.codes.to_numpy(dtype="int64").copy())
+    generator = torch.Generator().manual_seed(seed)
+    partner = torch.full((len(pairs),), -1)
+    for number in range(int(layout.max()) + 1):
+        own = (layout == number).nonzero().flatten()
+        fits = label[own][:, None] != label[own][None]
+        fits &= prompts.groups[own][:, None] != prompts.groups[own][None]
+        for wrong in (prompts.answers, pairs.corrupted.answers):
+            fits &= (wrong[own][:, None] != prompts.answers[own][None]).any(-1)
+        chance = torch.where(fits, torch.rand(fits.shape, generator=generator), -1.0)
+        best = chance.max(1)
+        partner[own] = torch.where(best.values >= 0, own[best.indices], -1)
+    return partner

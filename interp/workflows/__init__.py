@@ -1,0 +1,1 @@
+"""What combines analyses: choosing on one half of the prompts and confirming on the other."""

@@ -1,0 +1,140 @@
+"""Choosing the best place or head and telling how good it is, without being fooled by the choice.
+
+The best of many noisy numbers looks better than it is. So the prompts are split into two halves that share no group:
+one chooses, the other estimates. What is done to a trained model is done to every untrained one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from interp.analyses.heads import HeadScores
+from interp.analyses.logit_lens import LogitLens
+from interp.analyses.patching import Patching
+from interp.errors import ConfigError, PromptError
+from interp.estimates import (
+    FEWEST_GROUPS,
+    Estimate,
+    against_population,
+    difference,
+    halves,
+    mean,
+    mean_value,
+    population,
+    proportion,
+    ratio_value,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """A place chosen on one half and estimated on the other."""
+
+    layer: int
+    column: str
+    effect: Estimate
+    control: Estimate
+    difference: Estimate
+    searched: int
+    """How many places there were to choose from."""
+
+
+def best_patch(result: Patching, *, layer: int | None = None, seed: int = 0) -> Chosen:
+    """The cell (of a layer, or of all) whose patch moves most beyond its control.
+
+    Effect, control and difference are over the same pairs: those that have a control, where there is one at all.
+    """
+    search, confirm = halves(result.groups, seed=seed)
+    rows = [i for i, number in enumerate(result.layers) if layer in (None, number)]
+    if not rows:
+        raise ConfigError(f"layer {layer} was not patched; there are layers {list(result.layers)}")
+    found, enough = _searched(result, search, confirm)
+    found, enough = found[rows], enough[rows]
+    if np.isnan(found).all():
+        raise PromptError("no cell of the patching grid has a value; give more pairs of the same layout")
+    # A cell that few pairs have wins by noise and decides nothing: it counts only where no other does.
+    found = np.where(enough, found, np.nan) if enough.any() else found
+    row, column = np.unravel_index(np.nanargmax(found), found.shape)
+    cell = (rows[row], int(column))
+    controlled = ~result.control[:, cell[0], cell[1]].isnan().numpy()
+    kept = confirm & controlled if (confirm & controlled).any() else confirm
+    return Chosen(
+        layer=result.layers[cell[0]],
+        column=result.columns[cell[1]],
+        effect=result.share(kept, cell=cell),
+        control=result.share(kept, cell=cell, control=True),
+        difference=result.excess(kept, cell=cell),
+        searched=int((~np.isnan(found)).sum()),
+    )
+
+
+def best_head(scores: HeadScores, job: str, *, seed: int = 0) -> tuple[int, int, Estimate]:
+    """Layer, head and score of the head that does a job best: chosen on one half, estimated on the other."""
+    if job not in scores.scores:
+        raise ConfigError(f"the heads were not scored on {job!r}; they were on: {', '.join(scores.scores)}")
+    values, groups = scores.values[..., scores.scores.index(job)].numpy(), scores.groups.numpy()
+    search, confirm = halves(groups, seed=seed)
+    found = mean_value(values[search])
+    if np.isnan(found).all():
+        raise PromptError(f"no prompt of the searching half has a query with the job {job!r}")
+    row, head = np.unravel_index(np.nanargmax(found), found.shape)
+    return scores.layers[row], int(head), mean(values[confirm][:, row, head], groups[confirm])
+
+
+def learned_head(trained: HeadScores, untrained: Sequence[HeadScores], job: str, *, seed: int = 0) -> Chosen:
+    """The head that does a job best, against the best heads of untrained models chosen and estimated alike."""
+    layer, head, effect = best_head(trained, job, seed=seed)
+    others = [float(best_head(other, job, seed=seed)[2].value) for other in untrained]
+    return Chosen(
+        layer=layer,
+        column=str(head),
+        effect=effect,
+        control=population(others),
+        difference=against_population(effect, others, reach=1.0),
+        searched=trained.values.shape[1] * trained.values.shape[2],
+    )
+
+
+def readable_from(result: LogitLens, positions: Sequence[str] | None = None, *, seed: int = 0) -> Chosen:
+    """The depth at which most answer tokens become readable, against the depth before.
+
+    Every answer token (of `positions`, by default all) counts by itself; those of a group are not independent.
+    """
+    names = result.positions if positions is None else tuple(positions)
+    right = result.right[:, :, [result.positions.index(name) for name in names]].numpy()
+    groups = result.groups.numpy()
+    search, confirm = halves(groups, seed=seed)
+    steps = np.diff(mean_value(np.moveaxis(right[search], 1, 2).reshape(-1, right.shape[1])))
+    if np.isnan(steps).all():
+        raise PromptError("no prompt of the searching half has an answer; give prompts with answers")
+    depth = int(np.nanargmax(steps)) + 1
+    after, before = (right[confirm][:, d].reshape(-1) for d in (depth, depth - 1))
+    repeated = np.repeat(groups[confirm], len(names))
+    return Chosen(
+        layer=depth - 1,
+        column=result.depths[depth],
+        effect=proportion(after, repeated),
+        control=proportion(before, repeated),
+        difference=difference(after, before, repeated),
+        searched=len(steps),
+    )
+
+
+def _searched(
+    result: Patching, search: Bool[np.ndarray, " pair"], confirm: Bool[np.ndarray, " pair"]
+) -> tuple[Float[np.ndarray, "layer column"], Bool[np.ndarray, "layer column"]]:
+    """What each cell moves beyond its control on the searching half, and whether both halves have enough pairs.
+
+    Without a control the share moved stands in.
+    """
+    whole = (result.clean - result.corrupted)[:, None, None].expand_as(result.moved)
+    moved = result.moved - result.control_moved
+    moved = result.moved if bool(moved.isnan().all()) else moved
+    groups = result.groups.numpy()
+    value, there = ratio_value(moved[search], whole[search], groups[search])
+    also = ratio_value(moved[confirm], whole[confirm], groups[confirm])[1]
+    return value, (there >= FEWEST_GROUPS) & (also >= FEWEST_GROUPS)
