@@ -1,0 +1,44 @@
+"""Results to pictures. `plot(result)` gives a plotly figure and neither shows nor writes it."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import plotly.graph_objects as go
+
+from interp.analyses.attention import AttentionStatistics
+from interp.analyses.heads import HeadScores
+from interp.analyses.logit_lens import LogitLens
+from interp.analyses.patching import Patching
+from interp.errors import ConfigError
+from interp.figures.attention import attention_html, plot_head, plot_heads_of_layer
+from interp.figures.curves import (
+    plot_entropy,
+    plot_logit_lens,
+    plot_prediction_evolution,
+    plot_predictions_per_layer,
+)
+from interp.figures.grids import plot_attention_statistics, plot_head_scores, plot_patching
+
+__all__ = [
+    "attention_html",
+    "plot",
+    "plot_entropy",
+    "plot_head",
+    "plot_heads_of_layer",
+    "plot_prediction_evolution",
+    "plot_predictions_per_layer",
+]
+
+
+@singledispatch
+def plot(result: Any) -> go.Figure:
+    """A plotly figure of a result, over all its prompts."""
+    raise ConfigError(f"there is no figure for {type(result).__name__}")
+
+
+plot.register(Patching, plot_patching)
+plot.register(HeadScores, plot_head_scores)
+plot.register(AttentionStatistics, plot_attention_statistics)
+plot.register(LogitLens, plot_logit_lens)

@@ -1,0 +1,101 @@
+"""Figures on disk: HTML pages that share one plotly.js, JSON for the run's page, and PNG where there is a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.offline import get_plotlyjs
+
+from interp.files import atomic, write_text
+
+PLOTLY_JS = "plotly.min.js"
+CONFIG = {"displaylogo": False, "responsive": True, "toImageButtonOptions": {"scale": 3}}
+
+
+class PictureWriter:
+    """Writes figures below a run folder. A context, because the browser that draws PNG is started once for all."""
+
+    def __init__(self, root: Path, *, png: bool = True) -> None:
+        self.root = root
+        self.why_no_png = "" if png else "PNG was not asked for"
+        self.png = png and self._browser_is_there()
+        self._kaleido: object | None = None
+
+    def _browser_is_there(self) -> bool:
+        try:
+            import kaleido  # noqa: F401
+            from choreographer.browsers.chromium import Chromium
+        except ImportError:
+            self.why_no_png = "kaleido is not installed; pip install 'interp[png]'"
+            return False
+        if os.environ.get("BROWSER_PATH") or Chromium.find_browser(skip_local=False):
+            return True
+        self.why_no_png = "there is no Chrome or Chromium on this machine; install one to get PNG files too"
+        return False
+
+    def __enter__(self) -> PictureWriter:
+        script = self.root / PLOTLY_JS
+        if not script.exists():
+            write_text(script, get_plotlyjs())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._kaleido is not None:
+            import kaleido
+
+            kaleido.stop_sync_server(silence_warnings=True)
+
+    def is_there(self, path: Path, key: str) -> bool:
+        """Whether a figure with this fingerprint was written completely."""
+        if self.png and not path.with_suffix(".png").exists():
+            return False
+        return path.with_suffix(".html").exists() and _key_of(path.with_suffix(".json")) == key
+
+    def write(self, made: go.Figure, path: Path, key: str) -> None:
+        """Write `path`.html, .png and, last, .json (the figure's data, read by the run's page)."""
+        depth = len(path.parent.relative_to(self.root).parts)
+        plot = pio.to_html(made, include_plotlyjs=False, config=CONFIG, full_html=False)
+        script = f'<script src="{"../" * depth}{PLOTLY_JS}"></script>'
+        write_text(path.with_suffix(".html"), _page(path.name, script + plot, key))
+        if self.png:
+            self._write_png(made, path.with_suffix(".png"))
+        # "<" as an escape, so that no text in a figure can close the script element that will hold this.
+        content = json.dumps({"key": key, "figure": json.loads(str(made.to_json()))}).replace("<", "\\u003c")
+        write_text(path.with_suffix(".json"), content)
+
+    def write_page(self, content: str, path: Path, key: str) -> None:
+        """Write a page fragment as a page of its own, unless it is there with this fingerprint."""
+        if not path.exists() or key not in path.read_text(encoding="utf-8")[:400]:
+            write_text(path, _page(path.stem, content, key))
+
+    def _write_png(self, made: go.Figure, path: Path) -> None:
+        import kaleido
+
+        if self._kaleido is None:
+            kaleido.start_sync_server(silence_warnings=True)
+            self._kaleido = kaleido
+        picture = kaleido.calc_fig_sync(made, opts={"format": "png", "scale": 2})
+        with atomic(path) as temporary:
+            temporary.write_bytes(picture)
+
+
+def _page(title: str, content: str, key: str) -> str:
+    meta = f'<meta charset="utf-8"><meta name="fingerprint" content="{key}">'
+    head = f"<head>{meta}<title>{html.escape(title)}</title></head>"
+    return f'<!doctype html>\n<html lang="en">\n{head}\n<body>\n{content}\n</body>\n</html>\n'
+
+
+def _key_of(path: Path) -> str | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found.get("key") if isinstance(found, dict) else None

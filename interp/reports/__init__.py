@@ -1,0 +1,1 @@
+"""A run folder becomes pages and a summary. Nothing is computed here."""

@@ -1,0 +1,63 @@
+"""`index.html` and `SUMMARY.md` of a run folder, made from `run.json` and the figures beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from interp.figures.files import CONFIG, PLOTLY_JS
+from interp.files import read_json, read_text, write_text
+
+_VERDICTS = ("supported", "not supported", "undecided")
+
+
+def write_report(folder: Path | str) -> tuple[Path, Path]:
+    """Write both files of a finished run; returns their paths. Raises DataError where `run.json` is missing."""
+    folder = Path(folder)
+    run = read_json(folder / "run.json")
+    environment = Environment(
+        loader=PackageLoader("interp.reports"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["number"] = number
+    environment.filters["interval"] = interval
+    shown = {
+        "run": run,
+        "verdicts": _count(run),
+        "total_seconds": sum(run["seconds"].values()),
+        "plotly": PLOTLY_JS,
+        "config": CONFIG,
+        "figure_json": lambda part, step, name: read_text(folder / part / step / "figures" / f"{name}.json"),
+    }
+    index, summary = folder / "index.html", folder / "SUMMARY.md"
+    write_text(index, environment.get_template("page.html").render(shown))
+    plain = environment.overlay(autoescape=False, finalize=_markdown)
+    write_text(summary, plain.get_template("summary.md").render(shown))
+    return index, summary
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; a dash for what is undefined."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _markdown(value: object) -> object:
+    """Text made fit for Markdown: no HTML, no table bars; code spans are the templates' own."""
+    return value.replace("<", "&lt;").replace("|", "/").replace("`", "'") if isinstance(value, str) else value
+
+
+def interval(estimate: dict[str, Any]) -> str:
+    """A value with its ends."""
+    value, low, high = (number(estimate[key]) for key in ("value", "low", "high"))
+    if estimate["low"] is None:
+        return f"{value} (no interval)"
+    return value if low == high else f"{value} [{low}, {high}]"
+
+
+def _count(run: dict[str, Any]) -> dict[str, int]:
+    found = [claim["verdict"] for part in run["parts"] for claim in part["claims"]]
+    return {verdict: found.count(verdict) for verdict in _VERDICTS}

@@ -1,0 +1,1 @@
+"""Whole studies, and the recipes that train the models they stand on."""

@@ -1,0 +1,221 @@
+"""What the arithmetic study claims, and the numbers that decide it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from interp.analyses.heads import HeadScores
+from interp.analyses.logit_lens import LogitLens
+from interp.analyses.patching import Patching
+from interp.errors import PromptError
+from interp.estimates import against_population, population, proportion, proportion_difference
+from interp.evidence import Claim
+from interp.studies.pictures import untrained_scores
+from interp.studies.study import Results
+from interp.workflows.selection import Chosen, best_patch, learned_head, readable_from
+
+_RELATIVE = {
+    "changed": "the token that was changed",
+    "partner": "the other digit of that column",
+    "last": "the position that predicts the answer digit",
+    "operator": "the operator",
+    "=": "the equals sign",
+}
+_DIFFERS = {
+    "digit": "Which digit is being added",
+    "carry": "Whether a carry comes in",
+    "operator": "Which operator is asked for",
+}
+_JOBS = {
+    "own step": "the worked step of the column it is about to write",
+    "own column": "the digits of the column it is about to write",
+    "next lower column": "the digits of the next lower column, where a carry would come from",
+    "operator": "the operator",
+}
+_CONFIRMED = "chosen among {} on one half of the problems, estimated on the other"
+
+
+def claims(found: Mapping[str, Results], operators: str, *, steps: bool) -> list[Claim]:
+    """The findings on one model, in the order in which a reader would ask."""
+    made = _accuracy(found["accuracy"], operators)
+    if "logit-lens" in found:
+        made += _lens(found["logit-lens"]["prompts"])
+    if "patching" in found:
+        made += _patching(found["patching"])
+    if "attention" in found:
+        made += _heads(found["attention"], operators, steps)
+    return made
+
+
+def _accuracy(found: Results, operators: str) -> list[Claim]:
+    result = found["accuracy"]
+    right, groups, operator = (x.numpy() for x in (result.right, result.groups, result.operator))
+    others = result.untrained.numpy().astype(float)
+    unit = "share of problems with every answer token right"
+    subjects = {"": np.ones(len(right), dtype=bool)}
+    if len(operators) > 1:
+        subjects |= {f" of {o}": operator == "+-*".index(o) for o in operators}
+    made = []
+    for which, here in subjects.items():
+        solved = proportion(right[here], groups[here])
+        made.append(
+            Claim(
+                name=f"accuracy{which}",
+                statement=f"The model solves problems{which} it has never seen "
+                f"({float(solved.value):.1%} of {int(here.sum()):,}).",
+                effect=solved,
+                control=population(others),
+                control_name="the untrained architecture" + (" on all operators" if which else ""),
+                difference=against_population(solved, others, reach=1.0),
+                minimum=0.5,
+                unit=unit,
+                note="With the earlier tokens given, all tokens right is the same as greedy generation right.",
+            )
+        )
+    columns = operator < 2
+    chained = columns & (result.cascade.numpy() > 0)
+    if chained.sum() >= 20:
+        hard, easy = (proportion(right[kept], groups[kept]) for kept in (chained, columns & ~chained))
+        made.append(
+            Claim(
+                name="cascades",
+                statement="A carry that runs through a column of nines is no harder "
+                f"({float(hard.value):.1%} right against {float(easy.value):.1%}).",
+                effect=hard,
+                control=easy,
+                control_name="problems without such a chain",
+                difference=proportion_difference(hard, easy),
+                minimum=-0.03,
+                unit=unit,
+                note="Supported means not worse by more than 3 points. For subtraction: a borrow through equal digits.",
+            )
+        )
+    return made
+
+
+def _lens(lens: LogitLens) -> list[Claim]:
+    digits = [name for name in lens.positions if name.startswith("answer.")]
+    best = readable_from(lens, digits)
+    return [
+        Claim(
+            name="readable",
+            statement=f"The answer becomes readable in {best.column}: {float(best.effect.value):.0%} of answer digits "
+            f"are on top after it, {float(best.control.value):.0%} before it.",
+            effect=best.effect,
+            control=best.control,
+            control_name="the depth before",
+            difference=best.difference,
+            minimum=0.25,
+            unit="share of answer digits on top of the logit lens",
+            note=f"The depth was {_CONFIRMED.format(best.searched)}. The lens reads what is in the output's basis; "
+            "earlier layers may know the answer in another form.",
+        )
+    ]
+
+
+def _patching(found: Results) -> list[Claim]:
+    made: list[Claim] = []
+    for name, result in found.items():
+        if name.startswith("example-") or name.endswith("by-place") or result.metric != "logit_diff":
+            continue
+        kind = name.split(".")[0]
+        with suppress(PromptError):  # too few pairs of any one layout
+            if result.site == "resid_pre":
+                layers = [layer for layer in result.layers if layer > 0]
+                made += [_place(result, kind, layer, best_patch(result, layer=layer)) for layer in layers]
+            elif result.site == "z":
+                made.append(_head(result, kind, best_patch(result)))
+    return made
+
+
+def _place(result: Patching, kind: str, layer: int, best: Chosen) -> Claim:
+    where = _RELATIVE.get(best.column, best.column)
+    return _patched(
+        result,
+        best,
+        f"{kind} before layer {layer}",
+        f"{_DIFFERS[kind]}: before layer {layer} that is found at {where}; patching the stream there",
+        "position",
+    )
+
+
+def _head(result: Patching, kind: str, best: Chosen) -> Claim:
+    return _patched(
+        result,
+        best,
+        f"{kind} head",
+        f"{_DIFFERS[kind]}: head L{best.layer}H{best.column} carries it; patching that head's output alone",
+        "head",
+    )
+
+
+def _patched(result: Patching, best: Chosen, name: str, statement: str, searched: str) -> Claim:
+    verb = "brings back" if result.direction == "denoising" else "destroys"
+    return Claim(
+        name=name,
+        statement=f"{statement} {verb} {float(best.effect.value):.0%} of the logit difference.",
+        effect=best.effect,
+        control=best.control,
+        control_name="patching from another pair that differs in it",
+        difference=best.difference,
+        minimum=0.1,
+        unit="share of the clean-corrupted logit difference",
+        note=f"The {searched} was {_CONFIRMED.format(best.searched)}. Ratio of means, over pairs that have a control.",
+    )
+
+
+def _heads(found: Results, operators: str, steps: bool) -> list[Claim]:
+    others = untrained_scores(found)
+    made = []
+    for job, best in _learned(found["head-scores"], others).items():
+        if job not in _JOBS or (job == "operator" and len(operators) == 1):
+            continue
+        query = "a worked step" if steps and job != "own step" and job != "operator" else "an answer position"
+        made.append(
+            Claim(
+                name=f"head: {job}",
+                statement=f"Head L{best.layer}H{best.column} has learned to look from {query} at {_JOBS[job]}: "
+                f"{float(best.effect.value):.0%} of its attention.",
+                effect=best.effect,
+                control=best.control,
+                control_name="the best heads of untrained models",
+                difference=best.difference,
+                minimum=0.1,
+                unit="share of attention",
+                note=f"The head was {_CONFIRMED.format(best.searched)}; each of {len(others)} untrained models chose "
+                "its own best head in the same way (the control's interval is where a further one would fall). Where a "
+                "head looks is not what it does.",
+            )
+        )
+    return made
+
+
+def _learned(scores: HeadScores, others: Sequence[HeadScores]) -> dict[str, Chosen]:
+    """The best head of every job that the prompts have."""
+    found = {}
+    for job in scores.scores:
+        with suppress(PromptError):
+            found[job] = learned_head(scores, others, job)
+    return found
+
+
+def tables(found: Mapping[str, Results]) -> dict[str, Any]:
+    """The best head of each job, as JSON."""
+    if "attention" not in found:
+        return {}
+    scores, others = found["attention"]["head-scores"], untrained_scores(found["attention"])
+    rows = [
+        {
+            "job": job,
+            "head": f"L{best.layer}H{best.column}",
+            "score": best.effect.as_dict(),
+            "untrained": best.control.as_dict(),
+            "learned": best.difference.as_dict(),
+        }
+        for job, best in _learned(scores, others).items()
+    ]
+    return {"heads": rows}

@@ -1,0 +1,115 @@
+"""Figures are tested by the data in them, not by their looks."""
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import torch
+
+from interp import figures
+from interp.analyses.attention import AttentionPatterns, attention_statistics
+from interp.analyses.heads import head_scores
+from interp.analyses.logit_lens import logit_lens
+from interp.analyses.patching import patching
+from interp.errors import ConfigError
+from interp.figures.grids import plot_attention_statistics, plot_learned_heads, plot_patching_of_pair
+from interp.figures.theme import safe
+from interp.models.run import capture
+from tests.known import known_model, known_pairs
+
+HOSTILE = "</script><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def setting():
+    model, pairs = known_model(), known_pairs()
+    return model, pairs, capture(model, pairs.clean, ["pattern", "resid_pre", "resid_post"])
+
+
+def heatmaps(made):
+    return [np.asarray(trace.z, dtype=float) for trace in made.data if isinstance(trace, go.Heatmap)]
+
+
+def test_patching_figure_shows_share_and_control(setting):
+    model, pairs, _ = setting
+    result = patching(model, pairs, positions=["B", "second A"])
+    made = figures.plot(result)
+    own, control = heatmaps(made)
+    np.testing.assert_array_equal(own, result.share().value)
+    np.testing.assert_array_equal(control, result.share(control=True).value)
+    assert "logit_diff" in made.layout.title.text
+    assert "[" in made.data[0].customdata[0][0]  # the interval is on hover
+
+
+def test_patching_of_one_pair_shows_the_raw_metric(setting):
+    model, pairs, _ = setting
+    result = patching(model, pairs.take([3]), control=False)
+    made = plot_patching_of_pair(result, "clean <b>", "corrupted", ["a", HOSTILE])
+    np.testing.assert_allclose(heatmaps(made)[0], result.patched[0].numpy())
+    assert "<b>" not in made.layout.title.text
+    assert "<img" not in str(made.data[0].x)
+
+
+def test_head_scores_figure_ends_with_uniform_and_untrained(setting):
+    _, _, activations = setting
+    scores = head_scores(activations)
+    made = plot_learned_heads(scores, [scores, scores])
+    grid = heatmaps(made)[0]
+    assert grid.shape == (4 + 2, 3)
+    np.testing.assert_allclose(grid[:4, 0], scores.values.nanmean(0)[..., 0].flatten(), rtol=1e-5)
+    np.testing.assert_allclose(grid[4], scores.uniform.nanmean(0), rtol=1e-5)
+    np.testing.assert_allclose(grid[5], scores.values.nanmean(0).amax((0, 1)), rtol=1e-5)
+    assert list(made.data[0].y)[-2:] == ["uniform", "best untrained"]
+
+
+def test_statistics_and_lens_figures(setting):
+    model, _, activations = setting
+    statistics = attention_statistics(activations)
+    entropy, distance, first = heatmaps(plot_attention_statistics(statistics))
+    np.testing.assert_allclose(entropy, statistics.entropy.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(distance, statistics.distance.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(first, statistics.first.mean(0), rtol=1e-5)
+    lens = logit_lens(activations, model)
+    lines = [trace for trace in figures.plot(lens).data if trace.name == "last"]
+    np.testing.assert_allclose(lines[0].y, lens.right[:, :, 0].mean(0))
+    evolution = figures.plot_prediction_evolution(lens, 2)
+    np.testing.assert_allclose(heatmaps(evolution)[0][:, 0], lens.top_probs[2, :, 0, 0])
+    predictions = figures.plot_predictions_per_layer(lens, 2)
+    np.testing.assert_allclose(heatmaps(predictions)[0], lens.top_probs[2, :, 0])
+    np.testing.assert_allclose(figures.plot_entropy(lens, 2).data[0].y, lens.entropy[2, :, 0])
+
+
+def patterns():
+    square = torch.eye(3).expand(1, 2, 2, 3, 3).clone()
+    return AttentionPatterns((0, 1), square, (("<bos>", HOSTILE, " "),))
+
+
+def test_attention_figures_escape_tokens():
+    made = figures.plot_heads_of_layer(patterns(), 1, 0)
+    assert len(heatmaps(made)) == 2
+    single = figures.plot_head(patterns(), 0, 1, 0)
+    np.testing.assert_array_equal(heatmaps(single)[0], np.eye(3))
+    for shown in (made, single):
+        text = str(shown.data[0].x) + str(shown.layout.title.text)
+        assert "<img" not in text
+        assert "&lt;bos&gt;" in text
+        assert "␣" in text
+    page = figures.attention_html(patterns(), 0, 0)
+    assert HOSTILE not in page
+    assert "onerror=alert(1)&gt;" in page.replace("\\u0026", "&")
+    assert "http://" not in page.split("<script", 1)[0]
+
+
+def test_refusals():
+    with pytest.raises(ConfigError, match="no head 5"):
+        figures.plot_head(patterns(), 0, 5, 0)
+    with pytest.raises(ConfigError, match="layer 4 was not captured"):
+        figures.plot_heads_of_layer(patterns(), 4, 0)
+    with pytest.raises(ConfigError, match="no figure for int"):
+        figures.plot(3)
+
+
+def test_safe():
+    assert safe("<b>") == "&lt;b&gt;"
+    assert safe(" the") == "␣the"
+    assert safe("a b") == "a b"
+    assert safe("\n") == "⏎"
