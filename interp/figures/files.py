@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from interp.files import atomic, write_text
 
 PLOTLY_JS = "plotly.min.js"
-CONFIG = {"displaylogo": False, "responsive": True, "toImageButtonOptions": {"scale": 3}}
+CONFIG = {"displaylogo": False, "displayModeBar": "hover", "responsive": True, "toImageButtonOptions": {"scale": 3}}
 
 
 class PictureWriter:

@@ -27,7 +27,9 @@ TEMPLATE = go.layout.Template(
         plot_bgcolor="white",
         colorway=list(PALETTE),
         margin=dict(l=70, r=30, t=96, b=60),
-        xaxis=dict(showline=True, linecolor="#444", ticks="outside", gridcolor="#ececec", zeroline=False),
+        xaxis=dict(
+            showline=True, linecolor="#444", ticks="outside", gridcolor="#ececec", zeroline=False, automargin=True
+        ),
         yaxis=dict(
             showline=True, linecolor="#444", ticks="outside", gridcolor="#ececec", zeroline=False, automargin=True
         ),
@@ -47,6 +49,8 @@ def figure(title: str, subtitle: str = "", *, width: int = 760, height: int = 44
 def style(made: go.Figure, title: str, subtitle: str = "", **layout: Any) -> None:
     """Give an existing figure the house's look."""
     heading: dict[str, Any] = {"text": title}
+    if "width" in layout:  # so that neither line of the heading is cut off
+        layout["width"] = max(layout["width"], 60 + 8 * len(html.unescape(title)), 60 + 6 * len(subtitle))
     if subtitle:
         heading["subtitle"] = {"text": subtitle, "font": {"size": 12, "color": GREY}}
     made.update_layout(template=TEMPLATE, title=heading, **layout)

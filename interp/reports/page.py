@@ -23,6 +23,7 @@ def write_report(folder: Path | str) -> tuple[Path, Path]:
     )  # fmt: skip
     environment.filters["number"] = number
     environment.filters["interval"] = interval
+    environment.filters["ends"] = ends
     shown = {
         "run": run,
         "verdicts": _count(run),
@@ -39,10 +40,14 @@ def write_report(folder: Path | str) -> tuple[Path, Path]:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits; a dash for what is undefined."""
+    """Three significant digits, four decimals at most; a dash for what is undefined."""
     if value is None or value != value:
         return "–"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if abs(value) >= 0.01:
+        return f"{value:.3g}"
+    return f"{round(value, 4) + 0.0:g}"
 
 
 def _markdown(value: object) -> object:
@@ -50,12 +55,17 @@ def _markdown(value: object) -> object:
     return value.replace("<", "&lt;").replace("|", "/").replace("`", "'") if isinstance(value, str) else value
 
 
+def ends(estimate: dict[str, Any]) -> str:
+    """The ends of a value's interval; nothing where they are the value itself."""
+    if estimate["low"] is None:
+        return "no interval"
+    low, high = number(estimate["low"]), number(estimate["high"])
+    return "" if low == high == number(estimate["value"]) else f"[{low}, {high}]"
+
+
 def interval(estimate: dict[str, Any]) -> str:
     """A value with its ends."""
-    value, low, high = (number(estimate[key]) for key in ("value", "low", "high"))
-    if estimate["low"] is None:
-        return f"{value} (no interval)"
-    return value if low == high else f"{value} [{low}, {high}]"
+    return f"{number(estimate['value'])} {ends(estimate)}".rstrip()
 
 
 def _count(run: dict[str, Any]) -> dict[str, int]:

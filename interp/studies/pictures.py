@@ -126,6 +126,8 @@ def lens_pictures(found: Results) -> list[Picture]:
 def patching_pictures(found: Results, labels: Mapping[str, tuple[str, str, list[str]]]) -> list[Picture]:
     """A grid for every site and kind of pair; for each example the raw metric by layer and token."""
     pictures = []
+    kinds = {name.split(".")[0] for name in found}
+    telling = {"carry", "operator", "pairs"} & kinds or kinds
     for name, result in found.items():
         if name.startswith("example-"):
             continue
@@ -135,9 +137,7 @@ def patching_pictures(found: Results, labels: Mapping[str, tuple[str, str, list[
                 name.replace(".", "-"),
                 f"Pairs that differ in one {kind}: {result.site}, {result.direction}, {result.metric}.",
                 lambda r=result, k=kind: _titled(r, k),
-                headline=kind in ("carry", "operator", "pairs")
-                and result.site in ("resid_pre", "z")
-                and not name.endswith("by-place"),
+                headline=kind in telling and result.site in ("resid_pre", "z") and not name.endswith("by-place"),
             )
         )
     for name, (clean, corrupted, tokens) in labels.items():
