@@ -48,13 +48,13 @@ def test_a_run_folder_holds_everything(run):
     assert found.layers == (0, 1)
     frame = pd.read_parquet(part / "patching" / "carry.resid_pre.logit_diff" / "table.parquet")
     assert {"pair", "layer", "position", "patched", "control", "clean", "corrupted"} <= set(frame.columns)
-    wanted = ["layer-0-heads", "layer-1-heads", "L1H2", "statistics"]
+    (best,) = [row["head"] for row in json.loads((part / "heads.json").read_text()) if row["job"] == "own column"]
+    wanted = ["layer-0-heads", "layer-1-heads", best, "statistics"]
     names = {p.stem for p in (part / "attention" / "figures").glob("*.html")}
     assert {f"example-{i}-{name}" for i in (0, 1) for name in wanted} <= names
     assert "example-0-layer-0-circuitsvis" in names
     names = {p.stem for p in (part / "logit-lens" / "figures").glob("*.html")}
     assert {f"example-{i}-{name}" for i in (0, 1) for name in ("evolution", "predictions", "entropy")} <= names
-    assert json.loads((part / "heads.json").read_text())
     assert content["provenance"]["packages"]["torch"]
     assert content["parts"][0]["model"]["digest"]
     assert content["parts"][0]["settings"]["problems"] == 20
