@@ -13,7 +13,7 @@ reproduce: $(VENV)/.installed
 	$(BIN)/interp run arithmetic --out $(OUT)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
