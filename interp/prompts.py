@@ -111,6 +111,12 @@ class Prompts:
             content.update(part.contiguous().numpy().tobytes())
         return content.hexdigest()[:16]
 
+    @property
+    def layout(self) -> Int[Tensor, " prompt"]:
+        """A number for each prompt's layout: the same for prompts of one length with every role at the same column."""
+        parts = [self.lengths, *self.reads.T, *(column for _, column in sorted(self.roles.items()))]
+        return torch.stack(parts, 1).unique(dim=0, return_inverse=True)[1]
+
     def columns(self, position: Position) -> Int[Tensor, " prompt"]:
         """Column of a role or index in every prompt; -1 where a prompt has no such token."""
         if isinstance(position, int):

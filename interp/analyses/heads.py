@@ -136,7 +136,7 @@ def _earlier(prompts: Prompts) -> Bool[Tensor, "prompt query key"]:
 def _tracking(
     pattern: Float[Tensor, "prompt head query key"], prompts: Prompts, track: Sequence[Position]
 ) -> Float[Tensor, "prompt head"]:
-    layout = torch.stack([prompts.lengths, *prompts.roles.values()], 1).unique(dim=0, return_inverse=True)[1]
+    layout = prompts.layout
     total = torch.zeros(pattern.shape[:2])
     count = torch.zeros(len(pattern), 1)
     for position in track:

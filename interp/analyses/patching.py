@@ -24,13 +24,12 @@ from torch import Tensor
 from interp.errors import ConfigError, PromptError
 from interp.estimates import Estimate, ratio
 from interp.metrics import METRICS, Metric
-from interp.models.edits import Copy, Edit
+from interp.models.edits import Copy
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY, capture
-from interp.models.sweeps import Edits, Readout, sweep
+from interp.models.sweeps import Axis, Edits, Readout, places, sweep
 from interp.prompts import Position, PromptPairs
 from interp.results import grid_frame
-from interp.sites import Site, every
 
 Direction = Literal["denoising", "noising"]
 
@@ -44,7 +43,7 @@ class Patching:
     metric: str
     unit: str
     layers: tuple[int, ...]
-    axis: Literal["position", "head", "neuron"]
+    axis: Axis
     columns: tuple[str, ...]
     """Names along the last axis: positions, heads or neurons."""
     patched: Float[Tensor, "pair layer column"]
@@ -145,43 +144,30 @@ def patching(
     if isinstance(metric, str) and metric not in METRICS:
         raise ConfigError(f"there is no metric {metric!r}; choose from {', '.join(METRICS)}")
     chosen = METRICS[metric] if isinstance(metric, str) else metric
-    sites = every([site], model.cfg.n_layers, layers)
+    grid = places(model, pairs.clean, site, layers=layers, positions=positions, units=units, at=at)
     source, base = (pairs.clean, pairs.corrupted) if direction == "denoising" else (pairs.corrupted, pairs.clean)
-    kept = capture(model, source, [*sites, "logits"], memory=memory)
-    by_unit = Site(site, 0).unit_axis is not None
-    axis, names, places = _columns(pairs, site, kept[sites[0]].shape, positions, units)
-    if at is not None and not by_unit:
-        raise ConfigError(f"{site} has no heads or neurons; choose positions instead of at")
+    kept = capture(model, source, [*grid.sites, "logits"], memory=memory)
     decides = "decides" if differ is None and "decides" in pairs.clean.labels else differ
     partners = _partners(pairs, decides, seed)
     values = [Copy(kept)] + ([Copy(kept, partners.clamp(min=0))] if control else [])
-    cells = [
-        [Edit(s, value, at=at, units=int(place)) if by_unit else Edit(s, value, at=place)]
-        for value in values
-        for s in sites
-        for place in places
-    ]
     readout = Readout.of(pairs, [chosen])
-    found = sweep(model, Edits(base, cells), readout, memory=memory, progress=progress)
-    shape = (len(pairs), len(values), len(sites), len(places))
-    grid = found.values[:, :, 0].reshape(shape)
-    where = places if not by_unit else [] if at is None else [at]
-    if where:
-        grid = grid.masked_fill((base.table(where) < 0)[:, None, None, :], torch.nan)
+    found = sweep(model, Edits(base, grid.cells(values)), readout, memory=memory, progress=progress)
+    cells = found.values[:, :, 0].reshape(len(pairs), len(values), len(grid.sites), len(grid.columns))
+    cells = cells.masked_fill(grid.absent(base)[:, None, None, :], torch.nan)
     again = readout.score(kept["logits"], torch.arange(len(pairs), device=kept["logits"].device))[:, 0].cpu()
     clean, corrupted = (again, found.base[:, 0]) if direction == "denoising" else (found.base[:, 0], again)
-    other = torch.full_like(grid[:, 0], torch.nan)
+    other = torch.full_like(cells[:, 0], torch.nan)
     if control:
-        other = grid[:, 1].masked_fill((partners < 0)[:, None, None], torch.nan)
+        other = cells[:, 1].masked_fill((partners < 0)[:, None, None], torch.nan)
     return Patching(
         site=site,
         direction=direction,
         metric=chosen.name,
         unit=chosen.unit,
-        layers=tuple(s.layer for s in sites),
-        axis=axis,
-        columns=names,
-        patched=grid[:, 0],
+        layers=grid.layers,
+        axis=grid.axis,
+        columns=grid.names,
+        patched=cells[:, 0],
         control=other,
         differs=decides or "",
         clean=clean,
@@ -191,34 +177,13 @@ def patching(
     )
 
 
-def _columns(
-    pairs: PromptPairs,
-    site: str,
-    shape: torch.Size,
-    positions: Sequence[Position] | None,
-    units: Sequence[int] | None,
-) -> tuple[Literal["position", "head", "neuron"], tuple[str, ...], list[Position]]:
-    unit_axis = Site(site, 0).unit_axis
-    if unit_axis is None:
-        if units is not None:
-            raise ConfigError(f"{site} has no heads or neurons; choose positions instead of units")
-        places: list[Position] = list(range(pairs.clean.tokens.shape[1])) if positions is None else list(positions)
-        return "position", tuple(map(str, places)), places
-    if positions is not None:
-        raise ConfigError(f"{site} is patched by head or neuron; choose one position with at instead of positions")
-    kind: Literal["head", "neuron"] = "head" if Site(site, 0).axes[unit_axis] == "head" else "neuron"
-    chosen = list(range(shape[unit_axis])) if units is None else list(units)
-    return kind, tuple(map(str, chosen)), list(chosen)
-
-
 def _partners(pairs: PromptPairs, decides: str | None, seed: int) -> Int[Tensor, " pair"]:
     """For each pair another one of the same layout that brings the wrong information; -1 where there is none.
 
     It is of another group, its clean answer is neither of the pair's own two, and its label `decides` differs.
     """
     prompts = pairs.clean
-    roles = [prompts.lengths, *(column for _, column in sorted(prompts.roles.items())), prompts.reads[:, 0]]
-    layout = torch.stack(roles, 1).unique(dim=0, return_inverse=True)[1]
+    layout = prompts.layout
     label = torch.arange(len(pairs))
     if decides is not None:
         if decides not in prompts.labels:

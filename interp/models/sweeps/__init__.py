@@ -7,8 +7,9 @@ numbers are computed is decided here and recorded in the result; the call does n
 
 from interp.models.sweeps.generic import generic_sweep
 from interp.models.sweeps.grid import Edits, Readout, Sweep
+from interp.models.sweeps.places import Axis, Places, places, unit_count
 
-__all__ = ["Edits", "Readout", "Sweep", "sweep"]
+__all__ = ["Axis", "Edits", "Places", "Readout", "Sweep", "places", "sweep", "unit_count"]
 
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY, check_context, check_edits

@@ -1,0 +1,97 @@
+"""The cells of a grid: the layers of one site by positions, heads or neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.errors import ConfigError
+from interp.models.edits import Edit, Value
+from interp.models.load import HookedTransformer
+from interp.prompts import Position, Prompts
+from interp.sites import Site, every
+
+Axis = Literal["position", "head", "neuron"]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a site is edited, cell by cell."""
+
+    sites: tuple[Site, ...]
+    axis: Axis
+    columns: tuple[Position, ...]
+    """Positions, or numbers of heads or neurons."""
+    at: Position | None = None
+    """The one position at which heads or neurons are edited; None for the whole prompt."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names along the second axis."""
+        return tuple(map(str, self.columns))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Numbers along the first axis."""
+        return tuple(site.layer for site in self.sites)
+
+    def cells(self, values: Sequence[Value]) -> list[list[Edit]]:
+        """One cell for each value, layer and column, in this order."""
+        return [[self.edit(site, column, value)] for value in values for site in self.sites for column in self.columns]
+
+    def edit(self, site: Site, column: Position, value: Value) -> Edit:
+        """The edit of one cell."""
+        if self.axis == "position":
+            return Edit(site, value, at=column)
+        return Edit(site, value, at=self.at, units=int(column))
+
+    def absent(self, prompts: Prompts) -> Bool[Tensor, "prompt column"]:
+        """True where a prompt lacks a cell's position."""
+        if self.axis == "position":
+            return prompts.table(self.columns) < 0
+        if self.at is None:
+            return torch.zeros(len(prompts), len(self.columns), dtype=torch.bool)
+        return (prompts.columns(self.at) < 0)[:, None].expand(-1, len(self.columns))
+
+
+def places(
+    model: HookedTransformer,
+    prompts: Prompts,
+    site: str,
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[Position] | None = None,
+    units: Sequence[int] | None = None,
+    at: Position | None = None,
+) -> Places:
+    """The grid of a site: by positions for streams and block outputs, by heads or neurons for the others.
+
+    By default all layers, and every column of the longest prompt or every head or neuron.
+    """
+    sites = tuple(every([site], int(model.cfg.n_layers), layers))
+    unit_axis = sites[0].unit_axis
+    if unit_axis is None:
+        if units is not None:
+            raise ConfigError(f"{site} has no heads or neurons; choose positions instead of units")
+        if at is not None:
+            raise ConfigError(f"{site} has no heads or neurons; choose positions instead of at")
+        chosen = range(prompts.tokens.shape[1]) if positions is None else positions
+        return Places(sites, "position", tuple(chosen))
+    if positions is not None:
+        raise ConfigError(f"{site} is edited by head or neuron; choose one position with at instead of positions")
+    kind: Axis = "head" if sites[0].axes[unit_axis] == "head" else "neuron"
+    return Places(sites, kind, tuple(range(unit_count(model, site)) if units is None else units), at)
+
+
+def unit_count(model: HookedTransformer, site: str) -> int:
+    """How many heads or neurons a site has in each layer."""
+    cfg = model.cfg
+    if Site(site, 0).axes[Site(site, 0).unit_axis or 0] == "neuron":
+        return int(cfg.d_mlp or 4 * cfg.d_model)
+    grouped = getattr(cfg, "n_key_value_heads", None)
+    return int(grouped if grouped and site in ("k", "v") else cfg.n_heads)
