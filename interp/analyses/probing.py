@@ -1,0 +1,196 @@
+"""In what form is it there? Linear probes over depths and positions, with the controls that keep them honest.
+
+Sources: Alain & Bengio (arXiv 1610.01644); Hewitt & Liang, "Designing and Interpreting Probes with Control Tasks"
+(arXiv 1909.03368); Belinkov (arXiv 2102.12452). A probe that reads a label says that it is linearly readable there, not
+that the model uses it: take the probe's direction and test it with an edit (`interp.direction_test`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from interp.errors import ConfigError, PromptError
+from interp.estimates import Estimate, difference, proportion
+from interp.models.directions import Direction
+from interp.prompts import Position, Prompts
+from interp.results import grid_frame
+from interp.sites import Site
+from interp.tensors import Activations, gather_positions
+
+
+@dataclass(frozen=True, eq=False)
+class Probing:
+    """Held-out answers of probes at every depth and position, and of their controls."""
+
+    label: str
+    classes: tuple[str, ...]
+    depths: tuple[str, ...]
+    positions: tuple[str, ...]
+    right: Float[Tensor, "prompt depth position"]
+    """1 where a probe that never saw the prompt's group names its label; nan where prompt has no label or position."""
+    shuffled: Float[Tensor, "prompt depth position"]
+    """The same for labels dealt out anew among the groups."""
+    control: Float[Tensor, "prompt depth position"]
+    """The same for a control task: a random label for each value of `key`, as many of each as of the real ones."""
+    majority: Float[Tensor, "prompt depth position"]
+    """1 where the commonest label of the other folds is right."""
+    key: str
+    """What the control task's labels hang on."""
+    vectors: Float[Tensor, "depth position class d_model"]
+    """Weights of the probes fitted to all prompts, in the stream's own units."""
+    groups: Int[Tensor, " prompt"]
+
+    def accuracy(self) -> Estimate:
+        """Share of prompts right, [depth, position]; the groups are the trials."""
+        return proportion(self.right, self.groups)
+
+    def selectivity(self) -> Estimate:
+        """Accuracy less that of the control task, [depth, position] (Hewitt & Liang)."""
+        return difference(self.right, self.control, self.groups)
+
+    def beyond_majority(self) -> Estimate:
+        """Accuracy less that of the commonest label, [depth, position]."""
+        return difference(self.right, self.majority, self.groups)
+
+    def direction(self, depth: int, position: int, label: str) -> Direction:
+        """What a probe reads one label along, as a direction of the stream."""
+        if label not in self.classes:
+            raise ConfigError(f"the probe knows no label {label!r}; it knows: {', '.join(self.classes)}")
+        at = Site("resid_pre", 0) if depth == 0 else Site("resid_post", depth - 1)
+        source = f"probe for {self.label} = {label} at {self.positions[position]}, {self.depths[depth]}"
+        return Direction(at, self.vectors[depth, position, self.classes.index(label)], source)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each prompt, depth and position."""
+        return grid_frame(
+            {"depth": self.depths, "position": self.positions}, right=self.right, shuffled=self.shuffled,
+            control=self.control, majority=self.majority,
+        )  # fmt: skip
+
+
+def probing(
+    activations: Activations,
+    label: str,
+    *,
+    at: Sequence[Position],
+    key: Sequence[str],
+    folds: int = 5,
+    strength: float = 0.1,
+    seed: int = 0,
+) -> Probing:
+    """Fit logistic probes for a label column of the prompts at every depth and position.
+
+    Folds are grouped by the prompts' groups, so that a probe is never asked about a group it has seen. `key` names the
+    label columns whose values together get random labels in the control task: something that comes again in other
+    groups (the digits of a column, not the operands), or the control could not be learned at all. `strength` is the
+    inverse of the ridge penalty, on standardised activations. Needs `resid_pre` and `resid_post`.
+    """
+    prompts = activations.prompts
+    wanted = _labels(prompts, label)
+    keys = _keys(prompts, key)
+    groups = prompts.groups.numpy()
+    generator = np.random.default_rng(seed)
+    classes = sorted({w for w in wanted if w is not None})
+    if len(classes) < 2:
+        raise PromptError(f"the label {label!r} has {len(classes)} value(s) in these prompts; a probe needs two")
+    codes = np.array([-1 if w is None else classes.index(w) for w in wanted])
+    tasks = (codes, _dealt(codes, groups, generator), _keyed(codes, keys, generator))
+    stream = activations.residual().float().cpu()
+    n, depths = stream.shape[:2]
+    found = np.full((4, n, depths, len(at)), np.nan)
+    vectors = torch.full((depths, len(at), len(classes), stream.shape[-1]), torch.nan)
+    for place, position in enumerate(at):
+        there = (prompts.columns(position).numpy() >= 0) & (codes >= 0)
+        if len(np.unique(groups[there])) < folds or len(np.unique(codes[there])) < 2:
+            continue
+        rows = np.flatnonzero(there)
+        split = list(GroupKFold(folds, shuffle=True, random_state=seed).split(rows, groups=groups[rows]))
+        for train, test in split:
+            common = np.bincount(codes[rows[train]]).argmax()
+            found[3, rows[test], :, place] = (codes[rows[test]] == common)[:, None]
+        for depth in range(depths):
+            x = gather_positions(stream[:, depth], prompts, [position])[rows, 0].numpy()
+            for number, task in enumerate(tasks):
+                y = task[rows]
+                for train, test in split:
+                    found[number, rows[test], depth, place] = _predict(x[train], y[train], x[test], strength) == y[test]
+            vectors[depth, place] = torch.from_numpy(_weights(x, codes[rows], len(classes), strength)).float()
+    right, shuffled, control, majority = torch.from_numpy(found).float()
+    names = ("embed", *(f"layer {i}" for i in range(depths - 1)))
+    return Probing(
+        label, tuple(classes), names, tuple(map(str, at)), right, shuffled, control, majority,
+        ", ".join(key), vectors, prompts.groups,
+    )  # fmt: skip
+
+
+def _labels(prompts: Prompts, label: str) -> list[str | None]:
+    if label not in prompts.labels:
+        raise PromptError(f"the prompts have no label {label!r}; they have: {', '.join(map(str, prompts.labels))}")
+    return [None if pd.isna(value) else _plain(value) for value in prompts.labels[label]]
+
+
+def _plain(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool | np.bool_ | float | np.floating) else str(value)
+
+
+def _keys(prompts: Prompts, key: Sequence[str]) -> list[tuple[str | None, ...]]:
+    if not key:
+        raise ConfigError("a control task needs a key: label columns that come again in other groups")
+    return list(zip(*(_labels(prompts, name) for name in key), strict=True))
+
+
+def _dealt(codes: NDArray[np.int64], groups: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Labels dealt out anew, whole groups at a time where each group has one label; prompts without stay without."""
+    kept = np.flatnonzero(codes >= 0)
+    first = {g: codes[i] for i, g in zip(kept[::-1], groups[kept][::-1], strict=True)}
+    names = list(first)
+    dealt = dict(zip(names, rng.permutation([first[g] for g in names]), strict=True))
+    out = codes.copy()
+    out[kept] = [dealt[g] for g in groups[kept]]
+    return out
+
+
+def _keyed(
+    codes: NDArray[np.int64], keys: Sequence[tuple[str | None, ...]], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """One random label for each value of the key, drawn with the real labels' frequencies."""
+    kept = codes[codes >= 0]
+    drawn = {k: int(rng.choice(kept)) for k in dict.fromkeys(keys)}
+    return np.where(codes >= 0, np.array([drawn[k] for k in keys]), -1)
+
+
+def _fit(x: NDArray[np.float32], y: NDArray[np.int64], strength: float) -> object:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is not quite there is still a probe
+        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=200)).fit(x, y)
+
+
+def _predict(x: NDArray, y: NDArray[np.int64], new: NDArray, strength: float) -> NDArray[np.int64]:
+    if len(np.unique(y)) < 2:
+        return np.full(len(new), y[0])
+    return _fit(x, y, strength).predict(new)  # type: ignore[attr-defined]
+
+
+def _weights(x: NDArray, y: NDArray[np.int64], n_classes: int, strength: float) -> NDArray:
+    """Weights for every class in the stream's units; with two classes they are opposite."""
+    made = _fit(x, y, strength)
+    scaler, probe = made[0], made[1]  # type: ignore[index]
+    own = probe.coef_ / scaler.scale_
+    own = np.concatenate([-own, own]) if len(probe.classes_) == 2 else own
+    found = np.full((n_classes, x.shape[1]), np.nan)
+    found[probe.classes_] = own
+    return found
