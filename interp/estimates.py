@@ -149,14 +149,20 @@ def constant(value: float, n: int = 0) -> Estimate:
     return Estimate.single(value, value, value, n=n)
 
 
-def population(values: Sequence[float] | NDArray[np.float64]) -> Estimate:
-    """Mean over models of a population (untrained seeds) and where a further one would fall (95 %, Student's t)."""
+def population(
+    values: Sequence[float] | NDArray[np.float64], *, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate:
+    """Mean over models of a population (untrained seeds) and where a further one would fall (95 %, Student's t).
+
+    `bounds` are the ends that a value can have (0 and 1 for shares), to which the interval is cut.
+    """
     found = np.asarray(values, dtype=float)
     k = len(found)
     if k < 3:
         return Estimate.single(found.mean() if k else np.nan, np.nan, np.nan, n=k)
     reach = float(stats.t.ppf(0.975, k - 1) * found.std(ddof=1) * np.sqrt(1 + 1 / k))
-    return Estimate.single(found.mean(), found.mean() - reach, found.mean() + reach, n=k)
+    low, high = np.clip([found.mean() - reach, found.mean() + reach], *bounds)
+    return Estimate.single(found.mean(), low, high, n=k)
 
 
 def against_population(
@@ -166,22 +172,22 @@ def against_population(
 
     `reach` is the largest possible difference (1 for shares), to which the interval is cut.
 
-    The interval is that for a further draw from the population (a prediction interval with Student's t), joined with
-    the trained value's own error; `n` counts the population, and below three the interval is undefined. The others'
-    own measurement error is part of their spread, so the interval is wide where that dominates. It supposes a
-    population that is roughly normal: for a strongly skewed one (the best of many heads) 6 to 8 % of draws lie above
-    it instead of 2.5 %, which is why a claim must also exceed a minimum effect.
+    The interval joins the trained value's own interval with where a further draw from the population would fall
+    (`population`), half-width by half-width in quadrature (MOVER; Zou & Donner, Stat. Med. 27 (2008) 1693); `n` counts
+    the population, and below three the interval is undefined. The others' own measurement error is part of their
+    spread, so the interval is wide where that dominates. It supposes a population that is roughly normal: for a
+    strongly skewed one (the best of many heads) 6 to 8 % of draws lie above it instead of 2.5 %, which is why a claim
+    must also exceed a minimum effect. No test is made.
     """
     values = np.asarray(others, dtype=float)
     k = len(values)
     center = float(trained.value) - float(values.mean()) if k else float("nan")
-    own = (float(trained.high) - float(trained.low)) / (2 * stats.norm.ppf(0.975))
-    if k < 3 or not np.isfinite(own):
+    below, above = (abs(float(end) - float(trained.value)) for end in (trained.low, trained.high))
+    if k < 3 or not np.isfinite(below + above):
         return Estimate.single(center, np.nan, np.nan, n=k)
-    error = np.hypot(own, values.std(ddof=1) * np.sqrt(1 + 1 / k))
-    wide = float(stats.t.ppf(0.975, k - 1) * error)
-    p = float(2 * stats.t.sf(abs(center) / error, k - 1)) if error > 0 else np.nan
-    return Estimate.single(center, max(center - wide, -reach), min(center + wide, reach), p=p, n=k)
+    spread = float(stats.t.ppf(0.975, k - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / k))
+    low, high = center - np.hypot(below, spread), center + np.hypot(above, spread)
+    return Estimate.single(center, max(low, -reach), min(high, reach), n=k)
 
 
 def sign_flip(

@@ -434,6 +434,8 @@ def test_population_by_hand():
     numbers = [float(getattr(found, part)) for part in ("value", "low", "high")]
     assert numbers == pytest.approx([2, 2 - 4.9683, 2 + 4.9683], abs=1e-4)
     assert int(found.n) == 3
+    cut = population([0.1, 0.2, 0.3], bounds=(0, 1))
+    assert (float(cut.low), float(cut.high)) == pytest.approx((0, 0.2 + 0.49683), abs=1e-4)
     for few in ([], [1.0], [1.0, 2.0]):
         short = population(few)
         assert np.isnan(float(short.low))
@@ -452,12 +454,12 @@ def test_population_holds_a_further_draw(k):
 
 
 def test_against_population_by_hand():
-    # Others 1, 2, 3: mean 2, deviation 1; own error (8.96 - 5.04) / (2 * 1.96) = 1. Error sqrt(1 + 1 + 1/3) = 1.5275,
-    # Student's t with 2 degrees of freedom 4.3027: 7 - 2 = 5, reach 6.5725. p = 2 P(T > 5 / 1.5275 = 3.2733) and
-    # P(T > t) = 1/2 - t / (2 sqrt(2 + t^2)) with 2 degrees of freedom: p = 1 - 3.2733 / 3.5657 = 0.0820.
-    found = against_population(Estimate.single(7, 7 - 1.959964, 7 + 1.959964, n=40), [1, 2, 3])
-    numbers = [float(getattr(found, part)) for part in ("value", "low", "high", "p")]
-    assert numbers == pytest.approx([5, 5 - 6.5725, 5 + 6.5725, 0.0820], abs=1e-3)
+    # Others 1, 2, 3: a further draw lies within 4.9683 of 2 (as above). Own interval 7 - 1.5 to 7 + 2: 7 - 2 = 5, from
+    # 5 - sqrt(1.5^2 + 4.9683^2) = 5 - 5.1898 to 5 + sqrt(2^2 + 4.9683^2) = 5 + 5.3558.
+    found = against_population(Estimate.single(7, 5.5, 9, n=40), [1, 2, 3])
+    numbers = [float(getattr(found, part)) for part in ("value", "low", "high")]
+    assert numbers == pytest.approx([5, 5 - 5.1898, 5 + 5.3558], abs=1e-3)
+    assert np.isnan(float(found.p))
     assert int(found.n) == 3
 
 

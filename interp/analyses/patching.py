@@ -28,7 +28,7 @@ from interp.models.edits import Copy
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY, capture
 from interp.models.sweeps import Axis, Edits, Readout, places, sweep
-from interp.prompts import Position, PromptPairs
+from interp.prompts import Position, PromptPairs, Prompts
 from interp.results import grid_frame
 
 Direction = Literal["denoising", "noising"]
@@ -136,8 +136,8 @@ def patching(
     indices; by default every column of the longest prompt), or z, pattern, q, k, v or mlp_post, whose second axis is
     `units` (heads or neurons; by default all), over the whole prompt or at the one position `at` (for pattern, of the
     query). `metric` needs `logit_diff`'s sign: high for the clean answer. With `control` every cell is also patched
-    from another pair of the same layout, whose answer is neither of the pair's own two and whose label `differ` (a
-    column of the clean prompts' labels, by default `decides` where there is one) is another.
+    from another pair's source prompt of the same layout, whose answer is neither of the pair's own two and whose label
+    `differ` (a column of the labels, by default `decides` where there is one) is another.
     """
     if direction not in ("denoising", "noising"):
         raise ConfigError(f"direction must be denoising or noising, not {direction!r}")
@@ -148,7 +148,7 @@ def patching(
     source, base = (pairs.clean, pairs.corrupted) if direction == "denoising" else (pairs.corrupted, pairs.clean)
     kept = capture(model, source, [*grid.sites, "logits"], memory=memory)
     decides = "decides" if differ is None and "decides" in pairs.clean.labels else differ
-    partners = _partners(pairs, decides, seed)
+    partners = _partners(source, (pairs.clean.answers, pairs.corrupted.answers), decides, seed)
     values = [Copy(kept)] + ([Copy(kept, partners.clamp(min=0))] if control else [])
     readout = Readout.of(pairs, [chosen])
     found = sweep(model, Edits(base, grid.cells(values)), readout, memory=memory, progress=progress)
@@ -177,29 +177,31 @@ def patching(
     )
 
 
-def _partners(pairs: PromptPairs, decides: str | None, seed: int) -> Int[Tensor, " pair"]:
-    """For each pair another one of the same layout that brings the wrong information; -1 where there is none.
+def _partners(
+    source: Prompts, own: tuple[Int[Tensor, "pair read"], ...], decides: str | None, seed: int
+) -> Int[Tensor, " pair"]:
+    """For each pair another one whose source run brings the wrong information; -1 where there is none.
 
-    It is of another group, its clean answer is neither of the pair's own two, and its label `decides` differs.
+    It has the same layout and is of another group; what its source prompt would answer is neither of the pair's own two
+    answers, and the source prompts' labels `decides` differ.
     """
-    prompts = pairs.clean
-    layout = prompts.layout
-    label = torch.arange(len(pairs))
+    layout = source.layout
+    label = torch.arange(len(source))
     if decides is not None:
-        if decides not in prompts.labels:
+        if decides not in source.labels:
             raise PromptError(
-                f"the pairs have no label {decides!r}; they have: {', '.join(map(str, prompts.labels)) or 'none'}"
+                f"the pairs have no label {decides!r}; they have: {', '.join(map(str, source.labels)) or 'none'}"
             )
-        label = torch.tensor(prompts.labels[decides].astype("category").cat.codes.to_numpy(dtype="int64").copy())
+        label = torch.tensor(source.labels[decides].astype("category").cat.codes.to_numpy(dtype="int64").copy())
     generator = torch.Generator().manual_seed(seed)
-    partner = torch.full((len(pairs),), -1)
+    partner = torch.full((len(source),), -1)
     for number in range(int(layout.max()) + 1):
-        own = (layout == number).nonzero().flatten()
-        fits = label[own][:, None] != label[own][None]
-        fits &= prompts.groups[own][:, None] != prompts.groups[own][None]
-        for wrong in (prompts.answers, pairs.corrupted.answers):
-            fits &= (wrong[own][:, None] != prompts.answers[own][None]).any(-1)
+        members = (layout == number).nonzero().flatten()
+        fits = label[members][:, None] != label[members][None]
+        fits &= source.groups[members][:, None] != source.groups[members][None]
+        for answers in own:
+            fits &= (answers[members][:, None] != source.answers[members][None]).any(-1)
         chance = torch.where(fits, torch.rand(fits.shape, generator=generator), -1.0)
         best = chance.max(1)
-        partner[own] = torch.where(best.values >= 0, own[best.indices], -1)
+        partner[members] = torch.where(best.values >= 0, members[best.indices], -1)
     return partner

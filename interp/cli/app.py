@@ -129,7 +129,7 @@ def analyze_command(
     examples: Annotated[
         list[str] | None, typer.Option("--examples", help='Prompts to draw one by one: --examples "59 + 73" "88 + 99".')
     ] = None,
-    only: Annotated[str | None, typer.Option(help="Analyses, by comma: attention,logit-lens,patching.")] = None,
+    only: Annotated[str | None, typer.Option(help="Analyses, by comma; see below.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All analyses (the default).")] = False,
     out: Out = None,
     config: Config = None,
@@ -141,7 +141,11 @@ def analyze_command(
     png: Png = True,
     quiet: Quiet = False,
 ) -> None:
-    """Analyze one model: attention, logit lens, activation patching."""
+    """Analyze one model.
+
+    Analyses: attention, logit-lens, patching; with a model trained by `interp train` also interventions (ablation),
+    attribution (direct logit attribution), weights (composition of heads) and probing.
+    """
     if only and everything:
         raise ConfigError("--only and --all exclude each other; choose one")
     _threads(threads)

@@ -71,6 +71,10 @@ def draw_pairs(
     Both sides are of `split`. Digit and carry pairs of a mixed task are additions. Raises PromptError for none.
     """
     operators = TASKS[task]
+    if kind == "operator" and len(operators) < 2:
+        raise PromptError(f"pairs that differ in the operator need a task with several; {task!r} has one, take 'mixed'")
+    if kind == "carry" and digits < 2:
+        raise PromptError("pairs that differ in a carry need numbers of two digits or more")
     source = "add" if kind != "operator" and "+" in operators else task
     found: list[tuple[Problem, Problem, str]] = []
     seen: set[Problem] = set()

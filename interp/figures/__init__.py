@@ -7,19 +7,26 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from interp.analyses.ablation import Ablation, CumulativeAblation
 from interp.analyses.attention import AttentionStatistics
+from interp.analyses.attribution import LogitAttribution
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.patching import Patching
+from interp.analyses.probing import Probing
+from interp.analyses.weights import Composition
 from interp.errors import ConfigError
 from interp.figures.attention import attention_html, plot_head, plot_heads_of_layer
 from interp.figures.curves import (
+    plot_cumulative,
     plot_entropy,
     plot_logit_lens,
     plot_prediction_evolution,
     plot_predictions_per_layer,
+    plot_probing,
 )
 from interp.figures.grids import plot_attention_statistics, plot_head_scores, plot_patching
+from interp.figures.parts import plot_ablation, plot_attribution, plot_composition
 
 __all__ = [
     "attention_html",
@@ -42,3 +49,8 @@ plot.register(Patching, plot_patching)
 plot.register(HeadScores, plot_head_scores)
 plot.register(AttentionStatistics, plot_attention_statistics)
 plot.register(LogitLens, plot_logit_lens)
+plot.register(Ablation, plot_ablation)
+plot.register(CumulativeAblation, plot_cumulative)
+plot.register(LogitAttribution, plot_attribution)
+plot.register(Probing, plot_probing)
+plot.register(Composition, plot_composition)

@@ -1,14 +1,16 @@
-"""Curves over depth: what the logit lens reads."""
+"""Curves: over depth what lens and probes read, over steps what ablation leaves."""
 
 from __future__ import annotations
 
 import numpy as np
 import plotly.graph_objects as go
 
+from interp.analyses.ablation import CumulativeAblation
 from interp.analyses.logit_lens import LogitLens
-from interp.estimates import Estimate, proportion
+from interp.analyses.probing import Probing
+from interp.estimates import Estimate, mean, proportion
 from interp.figures.grids import heat
-from interp.figures.theme import CONTROL, DASHES, MARKERS, PALETTE, SEQUENTIAL, figure, rgba, safe
+from interp.figures.theme import CONTROL, DASHES, GREY, MARKERS, PALETTE, SEQUENTIAL, figure, rgba, safe
 
 
 def band(made: go.Figure, x: list[str], estimate: Estimate, name: str, number: int) -> None:
@@ -52,6 +54,48 @@ def plot_logit_lens(result: LogitLens) -> go.Figure:
                 legendgroup="control",
             )
         )  # fmt: skip
+    return made
+
+
+def plot_probing(result: Probing) -> go.Figure:
+    """Accuracy of the probes at every depth, by position, with their control task and the commonest label."""
+    accuracy = result.accuracy()
+    control = mean(result.control, result.groups).value
+    majority = float(np.nanmax(mean(result.majority, result.groups).value))
+    made = figure(
+        f"Probes for {safe(result.label)}",
+        f"held-out accuracy; bands 95 %; dotted grey: control task on {safe(result.key)}; line: the commonest label",
+        height=460,
+        yaxis=dict(title="accuracy", range=[-0.03, 1.03]),
+        xaxis=dict(title="depth: residual stream after"),
+    )
+    depths = list(result.depths)
+    made.add_hline(y=majority, line=dict(color=GREY, width=1))
+    for i, name in enumerate(result.positions):
+        if np.isnan(accuracy.value[:, i]).all():
+            continue
+        band(made, depths, accuracy[:, i], safe(name), i)
+        made.add_trace(
+            go.Scatter(
+                x=depths, y=control[:, i], name="control task", showlegend=i == 0, line=CONTROL, mode="lines",
+                legendgroup="control",
+            )
+        )  # fmt: skip
+    return made
+
+
+def plot_cumulative(result: CumulativeAblation) -> go.Figure:
+    """The first metric as parts are taken away, in order and in random orders."""
+    own, control, _ = result.curve()
+    steps = ["whole model", *(f"− {part}" for part in result.parts)]
+    made = figure(
+        f"Cumulative ablation: {safe(result.metrics[0])} as parts are taken away",
+        f"{result.kind} ablation; bands 95 %; random: mean over {result.random.shape[1]} random orders",
+        width=max(700, 220 + 46 * len(steps)),
+        yaxis=dict(title=safe(result.metrics[0])),
+    )
+    band(made, steps, own, "by importance", 0)
+    band(made, steps, control, "random order", 6)
     return made
 
 

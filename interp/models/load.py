@@ -7,6 +7,7 @@ heir. This file owns that fact: everything else says `HookedTransformer`.
 from __future__ import annotations
 
 import copy
+import difflib
 import hashlib
 import json
 import re
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge as HookedTransformer
@@ -26,7 +28,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 
 from interp.errors import ConfigError, ModelError
-from interp.files import shipped_model
+from interp.files import shipped_model, shipped_models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -147,14 +149,17 @@ def _place(device: str | torch.device | None) -> torch.device:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own warnings and progress bars off the screen for a while."""
+    """Keep transformers' and the hub client's own warnings and progress bars off the screen for a while."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub = hub_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub)
         if bars:
             transformers_logging.enable_progress_bar()
 
@@ -188,6 +193,9 @@ def _resolve(name_or_path: str | Path) -> tuple[str, bool]:
     looks_local = isinstance(name_or_path, Path) or path.is_absolute() or text.startswith((".", "~"))
     if looks_local or text.count("/") > 1:
         raise ModelError(f"there is no model folder {text!r}; give a folder or a Hugging Face name")
+    names = [folder.name for folder in shipped_models()]
+    if difflib.get_close_matches(text, names, cutoff=0.8):
+        raise ModelError(f"there is no model {text!r}; shipped with interp are: {', '.join(names)}")
     return text, False
 
 

@@ -19,7 +19,7 @@ def write_report(folder: Path | str) -> tuple[Path, Path]:
     run = read_json(folder / "run.json")
     environment = Environment(
         loader=PackageLoader("interp.reports"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["number"] = number
     environment.filters["interval"] = interval

@@ -29,7 +29,7 @@ from interp.prompts import Position, PromptPairs, Prompts
 from interp.sites import Site
 from interp.studies.pictures import patching_pictures
 from interp.studies.settings import Settings, chosen_layers
-from interp.studies.steps import Subject, attention_step, lens_step
+from interp.studies.steps import Subject
 from interp.studies.study import Report, Results, Step
 from interp.tensors import Activations
 
@@ -68,6 +68,8 @@ class ArithmeticSubject(Subject):
         self.examples = [Problem.parse(text) for text in settings.examples] or defaults[:3]
         self.settings = settings.model_copy(update={"examples": [p.question.removesuffix("=") for p in self.examples]})
         self.layers = chosen_layers(model, settings)
+        if settings.pairs:
+            raise ConfigError("pairs: is for own prompts; an arithmetic model is studied on pairs made for it")
         for problem in self.examples:
             self._check(problem)
         if self.examples:
@@ -77,6 +79,15 @@ class ArithmeticSubject(Subject):
                 raise ConfigError(f"there is no role {role!r}; choose from {', '.join(self.roles)}")
             if isinstance(role, int) and not -self.longest <= role < self.longest:
                 raise ConfigError(f"there is no token {role}: the prompts have at most {self.longest} tokens")
+
+        for probe in settings.probes:
+            for label in (probe.label, *probe.key):
+                if label not in self.prompts.labels:
+                    raise ConfigError(
+                        f"there is no label {label!r} to probe; choose from {', '.join(map(str, self.prompts.labels))}"
+                    )
+            for role in probe.at:
+                self.prompts.columns(role)
 
     def _check(self, problem: Problem) -> None:
         name, text = info(self.model).name, problem.question.removesuffix("=")
@@ -298,9 +309,3 @@ def labels_of(pairs: PromptPairs) -> tuple[str, str, list[str]]:
     clean, corrupted = pairs.clean.texts[0], pairs.corrupted.texts[0]
     tokens = [x if x == y else f"{x}/{y}" for x, y in zip(clean, corrupted, strict=True)]
     return clean, corrupted, ["<bos>", *tokens]
-
-
-def steps_for(subject: ArithmeticSubject) -> list[Step]:
-    """The steps that the settings ask for."""
-    made = {"attention": attention_step, "logit-lens": lens_step, "patching": patching_step}
-    return [accuracy_step(subject), *(make(subject) for name, make in made.items() if subject.settings.wants(name))]

@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from interp.analyses.ablation import Ablation
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.patching import Patching
+from interp.analyses.probing import Probing
 from interp.errors import PromptError
-from interp.estimates import against_population, population, proportion, proportion_difference
+from interp.estimates import Estimate, against_population, population, proportion, proportion_difference
 from interp.evidence import Claim
 from interp.studies.pictures import untrained_scores
 from interp.studies.study import Results
-from interp.workflows.selection import Chosen, best_patch, learned_head, readable_from
+from interp.workflows.selection import Chosen, best_patch, best_probe, costliest, learned_head, readable_from
 
 _RELATIVE = {
     "changed": "the token that was changed",
@@ -46,9 +48,20 @@ def claims(found: Mapping[str, Results], operators: str, *, steps: bool) -> list
         made += _lens(found["logit-lens"]["prompts"])
     if "patching" in found:
         made += _patching(found["patching"])
+    if "interventions" in found:
+        made.append(_needed(found["interventions"]["heads"]))
     if "attention" in found:
         made += _heads(found["attention"], operators, steps)
+    if "probing" in found:
+        made += [_probed(result) for name, result in found["probing"].items() if name.startswith("carry")]
     return made
+
+
+def percent(estimate: Estimate) -> str:
+    """A share for a sentence; a decimal more where rounding would make it all or nothing."""
+    share = float(estimate.value)
+    near = 0 < abs(share) < 0.005 or 0.995 <= share < 1
+    return f"{share:.1%}" if near else f"{round(100 * share) + 0:d}%" if share == share else "–"
 
 
 def _accuracy(found: Results, operators: str) -> list[Claim]:
@@ -66,32 +79,38 @@ def _accuracy(found: Results, operators: str) -> list[Claim]:
             Claim(
                 name=f"accuracy{which}",
                 statement=f"The model solves problems{which} it has never seen "
-                f"({float(solved.value):.1%} of {int(here.sum()):,}).",
+                f"({percent(solved)} of {int(here.sum()):,}).",
                 effect=solved,
-                control=population(others),
+                control=population(others, bounds=(0, 1)),
                 control_name="the untrained architecture" + (" on all operators" if which else ""),
                 difference=against_population(solved, others, reach=1.0),
                 minimum=0.5,
                 unit=unit,
-                note="With the earlier tokens given, all tokens right is the same as greedy generation right.",
+                note="With the earlier tokens given, all tokens right is the same as greedy generation right. The "
+                f"control's interval is where a further untrained model would fall, after {len(others)} of them"
+                + ("; fewer than three decide nothing." if len(others) < 3 else "."),
             )
         )
     columns = operator < 2
     chained = columns & (result.cascade.numpy() > 0)
     if chained.sum() >= 20:
+        chain = " or ".join(
+            {"+": "through a column of nines", "-": "(as a borrow) through equal digits"}[o]
+            for o in operators
+            if o != "*"
+        )
         hard, easy = (proportion(right[kept], groups[kept]) for kept in (chained, columns & ~chained))
         made.append(
             Claim(
                 name="cascades",
-                statement="A carry that runs through a column of nines is no harder "
-                f"({float(hard.value):.1%} right against {float(easy.value):.1%}).",
+                statement=f"A carry that runs on {chain} is no harder ({percent(hard)} right against {percent(easy)}).",
                 effect=hard,
                 control=easy,
                 control_name="problems without such a chain",
                 difference=proportion_difference(hard, easy),
                 minimum=-0.03,
                 unit=unit,
-                note="Supported means not worse by more than 3 points. For subtraction: a borrow through equal digits.",
+                note="Supported means not worse by more than 3 points.",
             )
         )
     return made
@@ -103,8 +122,8 @@ def _lens(lens: LogitLens) -> list[Claim]:
     return [
         Claim(
             name="readable",
-            statement=f"The answer becomes readable in {best.column}: {float(best.effect.value):.0%} of answer digits "
-            f"are on top after it, {float(best.control.value):.0%} before it.",
+            statement=f"The answer becomes readable in {best.column}: {percent(best.effect)} of answer digits "
+            f"are on top after it, {percent(best.control)} before it.",
             effect=best.effect,
             control=best.control,
             control_name="the depth before",
@@ -138,7 +157,7 @@ def _place(result: Patching, kind: str, layer: int, best: Chosen) -> Claim:
         result,
         best,
         f"{kind} before layer {layer}",
-        f"{_DIFFERS[kind]}: before layer {layer} that is found at {where}; patching the stream there",
+        f"{_DIFFERS[kind]}: before layer {layer} the place with most of it is {where}; patching the stream there",
         "position",
     )
 
@@ -148,7 +167,7 @@ def _head(result: Patching, kind: str, best: Chosen) -> Claim:
         result,
         best,
         f"{kind} head",
-        f"{_DIFFERS[kind]}: head L{best.layer}H{best.column} carries it; patching that head's output alone",
+        f"{_DIFFERS[kind]}: the head with most of it is L{best.layer}H{best.column}; patching its output alone",
         "head",
     )
 
@@ -157,7 +176,7 @@ def _patched(result: Patching, best: Chosen, name: str, statement: str, searched
     verb = "brings back" if result.direction == "denoising" else "destroys"
     return Claim(
         name=name,
-        statement=f"{statement} {verb} {float(best.effect.value):.0%} of the logit difference.",
+        statement=f"{statement} {verb} {percent(best.effect)} of the logit difference.",
         effect=best.effect,
         control=best.control,
         control_name="patching from another pair that differs in it",
@@ -165,6 +184,41 @@ def _patched(result: Patching, best: Chosen, name: str, statement: str, searched
         minimum=0.1,
         unit="share of the clean-corrupted logit difference",
         note=f"The {searched} was {_CONFIRMED.format(best.searched)}. Ratio of means, over pairs that have a control.",
+    )
+
+
+def _needed(result: Ablation) -> Claim:
+    best = costliest(result, "exact_match")
+    return Claim(
+        name="needed head",
+        statement=f"Head L{best.layer}H{best.column} is the one most needed: without it "
+        f"{percent(best.effect)} fewer problems are solved.",
+        effect=best.effect,
+        control=best.control,
+        control_name="the mean of the other heads",
+        difference=best.difference,
+        minimum=0.1,
+        unit="drop in the share of problems with every answer token right",
+        note=f"{result.kind} ablation at every token. The head was {_CONFIRMED.format(best.searched)}. A head that is "
+        "not needed may have a stand-in.",
+    )
+
+
+def _probed(result: Probing) -> Claim:
+    best = best_probe(result)
+    _, _, place = result.label.partition(".")
+    return Claim(
+        name=f"probe: {result.label}",
+        statement=f"Whether the {place} carry can be read linearly at {best.column}: "
+        f"{percent(best.effect)} of held-out problems.",
+        effect=best.effect,
+        control=best.control,
+        control_name="a control task: random labels for the column's digit pairs",
+        difference=best.difference,
+        minimum=0.1,
+        unit="share of problems whose carry the probe names",
+        note=f"Depth and position were {_CONFIRMED.format(best.searched)}. Readable is not used: a direction must be "
+        "tested by an edit.",
     )
 
 
@@ -179,7 +233,7 @@ def _heads(found: Results, operators: str, steps: bool) -> list[Claim]:
             Claim(
                 name=f"head: {job}",
                 statement=f"Head L{best.layer}H{best.column} has learned to look from {query} at {_JOBS[job]}: "
-                f"{float(best.effect.value):.0%} of its attention.",
+                f"{percent(best.effect)} of its attention.",
                 effect=best.effect,
                 control=best.control,
                 control_name="the best heads of untrained models",

@@ -11,6 +11,7 @@ from interp.files import shipped_model, shipped_models
 from interp.models.load import HookedTransformer, info, load_model
 from interp.studies import arithmetic
 from interp.studies.arithmetic_claims import claims, tables
+from interp.studies.arithmetic_parts import steps_for
 from interp.studies.settings import Settings
 from interp.studies.study import Part, Study
 from interp.studies.text import TextSubject
@@ -67,7 +68,11 @@ def _part(model_name: str, settings: Settings, device: str | None) -> Part:
     known = {"name": name, "title": name, "about": _about(model), "model": asdict(info(model))}
     if card is None:
         subject = TextSubject(model, settings)
-        notes = ["Claims need many prompts; these were looked at one by one."]
+        notes = [
+            "Verdicts are drawn for arithmetic models only, whose prompts and controls are known. Here are figures."
+        ]
+        if subject.pairs is not None:
+            notes.append(f"Patching: {len(subject.pairs)} pairs; eight or more give an interval.")
         if subject.pairs is None and settings.wants("patching"):
             notes.append("Patching was left out: it needs pairs (pairs: in the YAML).")
         prompts = {"prompts": subject.prompts.digest}
@@ -80,7 +85,7 @@ def _part(model_name: str, settings: Settings, device: str | None) -> Part:
         notes.append("Pairs that differ in a digit or a carry are additions.")
     return Part(
         **known,
-        steps=arithmetic.steps_for(made),
+        steps=steps_for(made),
         claims=lambda found: claims(found, made.operators, steps=made.steps),
         tables=tables,
         notes=notes,

@@ -12,8 +12,10 @@ from interp.metrics import METRICS
 from interp.models.load import HookedTransformer, Weights, info
 from interp.sites import AXES
 
-Analysis = Literal["attention", "logit-lens", "patching"]
-ANALYSES: tuple[Analysis, ...] = ("attention", "logit-lens", "patching")
+Analysis = Literal["attention", "logit-lens", "patching", "interventions", "attribution", "weights", "probing"]
+ANALYSES: tuple[Analysis, ...] = (
+    "attention", "logit-lens", "patching", "interventions", "attribution", "weights", "probing",
+)  # fmt: skip
 
 
 class Pair(BaseModel):
@@ -24,6 +26,15 @@ class Pair(BaseModel):
     corrupted: str
     answer: str = Field(description="what should follow the clean prompt; its first token counts")
     foil: str = Field(description="what should follow the corrupted prompt")
+
+
+class Probe(BaseModel):
+    """A probe for a label column of the prompts."""
+
+    model_config = ConfigDict(extra="forbid")
+    label: str = Field(description="a label column, for instance carry.tens")
+    at: list[str | int] = Field(min_length=1, description="roles or indices of tokens at which it is read")
+    key: list[str] = Field(min_length=1, description="label columns that the control task's random labels hang on")
 
 
 class Settings(BaseModel):
@@ -52,6 +63,8 @@ class Settings(BaseModel):
     pairs_per_kind: int = Field(
         default=160, ge=20, description="generated minimal pairs of each kind (arithmetic models)"
     )
+    ablation: Literal["zero", "mean", "resample"] = Field(default="mean", description="what ablation writes")
+    probes: list[Probe] = Field(default=[], description="probes beside the study's own, by label column")
     untrained: int = Field(default=8, ge=0, description="untrained models for comparison; fewer than 3 decide nothing")
     seed: int = Field(default=0, ge=0)
 

@@ -19,6 +19,8 @@ from interp.studies.steps import Subject, attention_step, lens_step
 from interp.studies.study import Report, Results, Step
 from interp.tensors import Activations
 
+_KNOWN = ("attention", "logit-lens", "patching")
+
 
 class TextSubject(Subject):
     """A model with the user's prompts; each is read at its last token, for what the model itself predicts there."""
@@ -28,11 +30,15 @@ class TextSubject(Subject):
         self.layers = chosen_layers(model, settings)
         if model.tokenizer is None:
             raise ConfigError(f"{info(model).name} has no tokenizer, so texts cannot be given to it")
-        if not settings.examples:
-            raise PromptError("there are no prompts; give --examples, or examples: in the YAML")
+        texts = settings.examples or list(dict.fromkeys(pair.clean for pair in settings.pairs))
+        if not texts:
+            raise PromptError("there are no prompts; give --examples, or examples: or pairs: in the YAML")
+        for name in settings.analyses:
+            if settings.analyses[name] and name not in _KNOWN:
+                raise ConfigError(f"{name} needs an arithmetic model; own prompts have {', '.join(_KNOWN)}")
         if settings.analyses.get("patching") and not settings.pairs:
             raise PromptError("patching needs pairs; give pairs: in the YAML (clean, corrupted, answer, foil)")
-        self.prompts = Prompts.from_texts(settings.examples, model.tokenizer)
+        self.prompts = Prompts.from_texts(texts, model.tokenizer)
         self.pairs = self._pairs()
         check_context(model, self.prompts)
 

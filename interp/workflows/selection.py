@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from interp.analyses.ablation import Ablation
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.patching import Patching
+from interp.analyses.probing import Probing
 from interp.errors import ConfigError, PromptError
 from interp.estimates import (
     FEWEST_GROUPS,
@@ -93,7 +95,7 @@ def learned_head(trained: HeadScores, untrained: Sequence[HeadScores], job: str,
         layer=layer,
         column=str(head),
         effect=effect,
-        control=population(others),
+        control=population(others, bounds=(0, 1)),
         difference=against_population(effect, others, reach=1.0),
         searched=trained.values.shape[1] * trained.values.shape[2],
     )
@@ -121,6 +123,50 @@ def readable_from(result: LogitLens, positions: Sequence[str] | None = None, *, 
         control=proportion(before, repeated),
         difference=difference(after, before, repeated),
         searched=len(steps),
+    )
+
+
+def costliest(result: Ablation, metric: str | None = None, *, seed: int = 0) -> Chosen:
+    """The part whose ablation costs most of a metric, against the mean of the other parts on the same prompts."""
+    drop, groups = result.drop(metric).numpy(), result.groups.numpy()
+    search, confirm = halves(groups, seed=seed)
+    found = mean_value(drop[search])
+    if np.isnan(found).all():
+        raise PromptError("no prompt of the searching half has a value under ablation; give more prompts of one layout")
+    if found.size < 2:
+        raise ConfigError("the costliest part needs another one beside it; ablate more than one")
+    row, column = np.unravel_index(np.nanargmax(found), found.shape)
+    own = drop[confirm][:, row, column]
+    others = (np.nansum(drop[confirm], axis=(1, 2)) - np.nan_to_num(own)) / np.maximum(
+        (~np.isnan(drop[confirm])).sum(axis=(1, 2)) - 1, 1
+    )
+    others = np.where(np.isnan(own), np.nan, others)
+    return Chosen(
+        layer=result.layers[row],
+        column=result.columns[column],
+        effect=mean(own, groups[confirm]),
+        control=mean(others, groups[confirm]),
+        difference=difference(own, others, groups[confirm]),
+        searched=int((~np.isnan(found)).sum()),
+    )
+
+
+def best_probe(result: Probing, *, seed: int = 0) -> Chosen:
+    """The depth and position at which a label is read best beyond the control task."""
+    right, control, groups = result.right.numpy(), result.control.numpy(), result.groups.numpy()
+    search, confirm = halves(groups, seed=seed)
+    found = mean_value((right - control)[search])
+    if np.isnan(found).all():
+        raise PromptError(f"no prompt of the searching half has the label {result.label!r} and one of the positions")
+    depth, place = np.unravel_index(np.nanargmax(found), found.shape)
+    own, other = right[confirm][:, depth, place], control[confirm][:, depth, place]
+    return Chosen(
+        layer=int(depth) - 1,
+        column=f"{result.positions[place]}, {result.depths[depth]}",
+        effect=proportion(own, groups[confirm]),
+        control=proportion(other, groups[confirm]),
+        difference=difference(own, other, groups[confirm]),
+        searched=int((~np.isnan(found)).sum()),
     )
 
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+import interp.analyses.patching as patching_module
 from interp.analyses.patching import patching
+from interp.datasets.arithmetic_pairs import draw_pairs
 from interp.errors import ConfigError, PromptError
 from interp.models.load import load_model
 from interp.prompts import PromptPairs
@@ -147,3 +149,31 @@ def test_processed_weights_give_the_same_patching(hf, pairs):
     raw, processed = (load_model(hf, device="cpu", weights=w) for w in ("raw", "processed"))
     first, second = (patching(m, both, site="z", control=False) for m in (raw, processed))
     np.testing.assert_allclose(first.patched, second.patched, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize("kind", ["digit", "carry"])
+def test_the_control_brings_the_wrong_information(kind, direction, monkeypatch):
+    """What is copied comes from a run whose answer is neither of the pair's own, and which differs in what decides."""
+    model = load_model("arithmetic-add3", device="cpu")
+    pairs = draw_pairs(np.random.default_rng(0), 80, kind, digits=2)
+    taken = []
+    found = patching_module._partners
+    monkeypatch.setattr(patching_module, "_partners", lambda *a: taken.append(found(*a)) or taken[-1])
+    result = patching(model, pairs, site="z", direction=direction)
+    (partner,) = taken
+    source = pairs.clean if direction == "denoising" else pairs.corrupted
+    with_one = partner >= 0
+    assert int(with_one.sum()) > 20
+    assert torch.equal(result.control.isnan().all(-1).all(-1), ~with_one)
+    brought = source.take(partner.clamp(min=0))
+    for side in (pairs.clean, pairs.corrupted):
+        assert (brought.answers != side.answers)[with_one].all()
+    differ = brought.labels["decides"].to_numpy() != source.labels["decides"].to_numpy()
+    assert differ[with_one.numpy()].all()
+    assert torch.equal(brought.lengths[with_one], source.lengths[with_one])
+
+
+def test_a_position_that_no_prompt_has_is_refused(model, pairs):
+    with pytest.raises(PromptError, match="no prompt has a token 50"):
+        patching(model, pairs[2], positions=[50])

@@ -61,6 +61,13 @@ CASES = {
     "no metrics": Case((*ADD, *SETTINGS), "metrics", f"{SMALL}metrics: []\n"),
     "a metric that patching cannot use": Case((*ADD, *SETTINGS), "kl", f"{SMALL}metrics: [kl]\n"),
     "a metric of processed weights": Case((*ADD, *SETTINGS), "logit", f"{SMALL}metrics: [logit]\n"),
+    "no such label to probe": Case(
+        (*ADD, *SETTINGS), "'carrots'", f"{SMALL}probes: [{{label: carrots, at: [last], key: [a.ones]}}]\n"
+    ),
+    "no such role to probe": Case(
+        (*ADD, *SETTINGS), "'nowhere'", f"{SMALL}probes: [{{label: carry.ones, at: [nowhere], key: [a.ones]}}]\n"
+    ),
+    "an analysis that own prompts lack": Case((*TEXT, "--only", "probing", "--examples", "the cat"), "probing"),
     "no such analysis": Case((*ADD, *SETTINGS), "'lens'", "analyses: {lens: true}\n"),
     "no such analysis on the command line": Case((*ADD, "--only", "attention,lens"), "'lens'"),
     "only nothing": Case((*ADD, "--only", ","), "--only"),
@@ -69,7 +76,10 @@ CASES = {
     "no such folder": Case(("analyze", "/nowhere/model", *OUT), "/nowhere/model"),
     "no such folder here": Case(("analyze", "./model", *OUT), "./model"),
     "no such name": Case(("analyze", "no-owner/no-model", *OUT), "no-owner/no-model"),
-    "misspelt name": Case(("analyze", "arithmetic-add4", *OUT), "arithmetic-add4"),
+    "misspelt name": Case(("analyze", "aritmetic-add3", *OUT), "arithmetic-add3-steps"),
+    "pairs for a model that makes its own": Case(
+        (*ADD, *SETTINGS), "pairs:", pair().replace("examples: [the cat sat]", "seed: 1")
+    ),
     "truncated checkpoint": Case(("analyze", "{shelf}/truncated", *OUT, "--examples", "the"), "/truncated"),
     "weights that are nan": Case(("analyze", "{shelf}/nan", *OUT, "--examples", "the"), "nan"),
     "weights that are missing": Case(("analyze", "{shelf}/more-layers", *OUT, "--examples", "the"), "h.2"),

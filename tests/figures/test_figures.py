@@ -1,19 +1,28 @@
 """Figures are tested by the data in them, not by their looks."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import torch
 
 from interp import figures
+from interp.analyses.ablation import ablation, cumulative_ablation
 from interp.analyses.attention import AttentionPatterns, attention_statistics
+from interp.analyses.attribution import logit_attribution
 from interp.analyses.heads import head_scores
 from interp.analyses.logit_lens import logit_lens
 from interp.analyses.patching import patching
+from interp.analyses.probing import probing
+from interp.analyses.weights import composition
 from interp.errors import ConfigError
 from interp.figures.grids import plot_attention_statistics, plot_learned_heads, plot_patching_of_pair
 from interp.figures.theme import safe
+from interp.models.load import load_model
 from interp.models.run import capture
+from interp.tensors import Activations
 from tests.known import known_model, known_pairs
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -113,3 +122,32 @@ def test_safe():
     assert safe(" the") == "␣the"
     assert safe("a b") == "a b"
     assert safe("\n") == "⏎"
+
+
+def test_parts_are_drawn_with_their_numbers(setting):
+    model, pairs, _ = setting
+    prompts = pairs.clean
+    cost = ablation(model, prompts, kind="resample")
+    drawn = heatmaps(figures.plot(cost))
+    for name, grid in zip(cost.metrics, drawn, strict=True):
+        np.testing.assert_allclose(grid, cost.importance(metric=name).value)
+    sites = ["resid_pre", "resid_post", "attn_out", "mlp_out", "z"]
+    direct = logit_attribution(capture(model, prompts, sites), model, split="head")
+    (bars,) = figures.plot(direct).data
+    np.testing.assert_allclose(bars.y, direct.values.mean(0), rtol=1e-4, atol=1e-4)
+    steps = cumulative_ablation(model, prompts, [(1, 0), (0, 0)], kind="resample", random_orders=2)
+    lines = [t for t in figures.plot(steps).data if t.name]
+    assert [line.name for line in lines] == ["by importance", "random order"]
+    np.testing.assert_allclose(lines[0].y, steps.curve()[0].value)
+    folded = load_model(model.original_model, device="cpu", weights="processed")
+    wired = composition(folded, "K")
+    np.testing.assert_allclose(heatmaps(figures.plot(wired))[0], wired.z[0, :, 1], rtol=1e-4)
+
+
+def test_probes_are_drawn_beside_their_control(setting):
+    _, pairs, activations = setting
+    labels = pd.DataFrame({"B": (pairs.clean.tokens[:, 2] > 5).numpy(), "gap": (pairs.clean.lengths % 2).numpy()})
+    marked = Activations(replace(pairs.clean, labels=labels), activations.tensors, activations.n_layers)
+    found = probing(marked, "B", at=["B", "second A"], key=["gap"], folds=3)
+    names = [t.name for t in figures.plot(found).data if t.name]
+    assert names == ["B", "control task", "second A", "control task"]

@@ -20,7 +20,7 @@ from interp import results
 from interp.analyses.patching import Patching
 from interp.reports.page import write_report
 from interp.studies.catalogue import analysis
-from interp.studies.settings import Settings
+from interp.studies.settings import ANALYSES, Settings
 from interp.studies.study import run_study
 
 SMALL = {"problems": 20, "pairs_per_kind": 20, "untrained": 3, "sites": ["resid_pre", "z"]}
@@ -59,7 +59,7 @@ def test_a_run_folder_holds_everything(run):
     assert content["parts"][0]["model"]["digest"]
     assert content["parts"][0]["settings"]["problems"] == 20
     assert content["parts"][0]["prompts"]["problems and examples"]
-    steps = ("accuracy", "attention", "logit-lens", "patching")
+    steps = ("accuracy", *ANALYSES)
     assert set(content["seconds"]) == {f"arithmetic-add3/{s}" for s in steps}
     assert len(content["parts"][0]["claims"]) >= 8
 
@@ -72,7 +72,10 @@ def test_a_second_run_computes_nothing(run, monkeypatch):
     out, content = run
     before = {p: p.stat().st_mtime_ns for p in out.glob("**/*.safetensors")}
     assert before
-    for name in ("arithmetic.capture", "arithmetic.patching", "steps.capture", "steps.head_scores", "steps.logit_lens"):
+    parts = ("ablation", "cumulative_ablation", "logit_attribution", "composition", "probing")
+    steps = ("capture", "head_scores", "logit_lens")
+    everywhere = [*(f"arithmetic_parts.{p}" for p in parts), *(f"steps.{s}" for s in steps)]
+    for name in ("arithmetic.capture", "arithmetic.patching", *everywhere):
         monkeypatch.setattr(f"interp.studies.{name}", None)
     again = run_study(study(), out, png=False, progress=False)
     assert again["parts"][0]["claims"] == content["parts"][0]["claims"]
@@ -177,7 +180,7 @@ def test_the_page_draws_its_figures_without_a_network(run):
 
 @needs_browser
 def test_png_is_written_beside_html(tmp_path):
-    made = study(examples=["7 + 5"], analyses={"attention": False, "patching": False})
+    made = study(examples=["7 + 5"], analyses={name: name == "logit-lens" for name in ANALYSES})
     run_study(made, tmp_path / "run", png=True, progress=False)
     pictures = list(Path(tmp_path).glob("**/*.png"))
     names = {"answers-by-depth", "example-0-evolution", "example-0-predictions", "example-0-entropy"}

@@ -5,12 +5,14 @@ import pytest
 import torch
 from scipy import stats
 
+from interp.analyses.ablation import Ablation
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.patching import Patching
+from interp.analyses.probing import Probing
 from interp.errors import InterpError, PromptError
 from interp.evidence import Claim
-from interp.workflows.selection import best_patch, learned_head, readable_from
+from interp.workflows.selection import best_patch, best_probe, costliest, learned_head, readable_from
 
 NAN = float("nan")
 
@@ -173,6 +175,52 @@ def test_a_depth_chosen_among_equal_ones_is_no_finding(n, rate, positions):
 
     found, low = rate_supported(make)
     assert low <= 0.05, found
+
+
+def ablated(rng, n, *, planted=0.0, cells=(3, 4)):
+    """Drops of noise that the parts of a prompt share in half; one part costs more."""
+    drop = rng.normal(size=(n, 1, 1)) + rng.normal(size=(n, *cells))
+    drop[:, 1, 2] += planted
+    return Ablation(
+        "z", "mean", tuple(range(cells[0])), "head", tuple(map(str, range(cells[1]))), ("log_prob",),
+        f32(-drop)[..., None], torch.zeros(n, 1), torch.arange(n),
+    )  # fmt: skip
+
+
+def test_a_part_that_costs_no_more_than_others_is_no_finding():
+    rate, low = rate_supported(lambda s: costliest(ablated(rng_of(s), 40), seed=s))
+    assert low <= 0.05, rate
+
+
+def test_the_costliest_part_is_found_and_measured():
+    covered = 0
+    for seed in range(60):
+        best = costliest(ablated(rng_of(seed), 60, planted=2.0), seed=seed)
+        assert (best.layer, best.column, best.searched) == (1, "2", 12)
+        covered += float(best.difference.low) <= 2 <= float(best.difference.high)
+    assert bounds(covered, 60)[1] >= 0.95, covered / 60
+
+
+def probed(rng, n, *, planted=0.0):
+    """Probes that are right as often as their control tasks, but at one place."""
+    right, control = (f32(rng.random((n, 3, 2)) < 0.6) for _ in range(2))
+    right[:, 2, 1] = f32(rng.random(n) < 0.6 + planted)
+    nothing = torch.zeros(3, 2, 2, 4)
+    return Probing(
+        "carry", ("0", "1"), ("embed", "layer 0", "layer 1"), ("x", "y"), right, control, control, control, "key",
+        nothing, torch.arange(n),
+    )  # fmt: skip
+
+
+def test_a_probe_no_better_than_its_control_task_is_no_finding():
+    rate, low = rate_supported(lambda s: best_probe(probed(rng_of(s), 60), seed=s))
+    assert low <= 0.05, rate
+
+
+def test_the_best_probe_is_found():
+    best = best_probe(probed(rng_of(0), 200, planted=0.35))
+    assert best.column == "y, layer 1"
+    assert claim(best).verdict == "supported"
 
 
 # Planted effects. The right place is found in every seed: it lies more than 5 standard errors above the others.

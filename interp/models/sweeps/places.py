@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp.errors import ConfigError
+from interp.errors import ConfigError, PromptError
 from interp.models.edits import Edit, Value
 from interp.models.load import HookedTransformer
 from interp.prompts import Position, Prompts
@@ -81,6 +81,9 @@ def places(
         if at is not None:
             raise ConfigError(f"{site} has no heads or neurons; choose positions instead of at")
         chosen = range(prompts.tokens.shape[1]) if positions is None else positions
+        for position in chosen:
+            if isinstance(position, int) and bool((prompts.columns(position) < 0).all()):
+                raise PromptError(f"no prompt has a token {position}: the longest has {prompts.tokens.shape[1]}")
         return Places(sites, "position", tuple(chosen))
     if positions is not None:
         raise ConfigError(f"{site} is edited by head or neuron; choose one position with at instead of positions")
