@@ -32,7 +32,7 @@ _RESAMPLES = 2000
 _CELLS_AT_ONCE = 256
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Estimate:
     """A number, or a grid of numbers, with its uncertainty. All fields have one shape; nan is undefined."""
 
@@ -53,7 +53,7 @@ class Estimate:
     def __getitem__(self, index: Any) -> Estimate:
         return Estimate(*(np.asarray(getattr(self, f)[index]) for f in ("value", "low", "high", "p", "n")))
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         if self.value.ndim:
             return f"Estimate over {self.value.shape}"
         return f"{float(self.value):.3g} [{float(self.low):.3g}, {float(self.high):.3g}] (n = {int(self.n)})"
