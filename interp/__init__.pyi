@@ -24,6 +24,8 @@ from .analyses.patching import Patching as Patching
 from .analyses.patching import patching as patching
 from .analyses.probing import Probing as Probing
 from .analyses.probing import probing as probing
+from .analyses.selectivity import Selectivity as Selectivity
+from .analyses.selectivity import selectivity as selectivity
 from .analyses.steering import DirectionTest as DirectionTest
 from .analyses.steering import direction_test as direction_test
 from .analyses.weights import Composition as Composition

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from torch import Tensor
@@ -188,6 +188,21 @@ def against_population(
     spread = float(stats.t.ppf(0.975, k - 1) * values.std(ddof=1) * np.sqrt(1 + 1 / k))
     low, high = center - np.hypot(below, spread), center + np.hypot(above, spread)
     return Estimate.single(center, max(low, -reach), min(high, reach), n=k)
+
+
+def dealt(
+    codes: Shaped[np.ndarray, " prompt"], groups: Shaped[np.ndarray, " prompt"], rng: np.random.Generator
+) -> Shaped[np.ndarray, " prompt"]:
+    """Labels dealt out anew among the groups, each group getting one; -1 (no label) stays where it is.
+
+    For permutation tests where the prompts of a group share a label.
+    """
+    kept = np.flatnonzero(codes >= 0)
+    names, first = np.unique(groups[kept], return_index=True)
+    given = rng.permutation(codes[kept][first])
+    shuffled = codes.copy()
+    shuffled[kept] = given[np.searchsorted(names, groups[kept])]
+    return shuffled
 
 
 def sign_flip(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from interp.errors import PromptError
@@ -131,6 +131,14 @@ class Prompts:
         """Columns of several roles or indices side by side; -1 where absent."""
         return torch.stack([self.columns(position) for position in positions], dim=1)
 
+    def coded(self, label: str) -> tuple[Shaped[np.ndarray, " prompt"], tuple[str, ...]]:
+        """A label column as numbers and what they stand for; -1 where a prompt has no such label."""
+        if label not in self.labels:
+            raise PromptError(f"the prompts have no label {label!r}; they have: {', '.join(map(str, self.labels))}")
+        found = [None if pd.isna(value) else _plain(value) for value in self.labels[label]]
+        classes = tuple(sorted({value for value in found if value is not None}))
+        return np.array([-1 if value is None else classes.index(value) for value in found]), classes
+
     def take(self, index: Rows) -> Prompts:
         """The prompts at these places (integers or a mask), in this order, trimmed to the longest of them."""
         rows = chosen_rows(index, len(self))
@@ -236,6 +244,12 @@ class Prompts:
         return cls.from_tokens(
             tokens, mask, answers=targets, texts=[str(t) for t in texts], labels=labels, groups=groups
         )
+
+
+def _plain(value: object) -> str:
+    """A label as text: whole numbers without a point, truth as 0 and 1."""
+    whole = isinstance(value, bool | np.bool_) or (isinstance(value, float | np.floating) and float(value).is_integer())
+    return str(int(value)) if whole else str(value)  # type: ignore[call-overload]
 
 
 def encode(text: str, tokenizer: PreTrainedTokenizerBase | Any) -> list[int]:

@@ -24,9 +24,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from interp.errors import ConfigError, PromptError
-from interp.estimates import Estimate, difference, proportion
+from interp.estimates import Estimate, dealt, difference, proportion
 from interp.models.directions import Direction
-from interp.prompts import Position, Prompts
+from interp.prompts import Position
 from interp.results import grid_frame
 from interp.sites import Site
 from interp.tensors import Activations, gather_positions
@@ -100,15 +100,15 @@ def probing(
     inverse of the ridge penalty, on standardised activations. Needs `resid_pre` and `resid_post`.
     """
     prompts = activations.prompts
-    wanted = _labels(prompts, label)
-    keys = _keys(prompts, key)
+    if not key:
+        raise ConfigError("a control task needs a key: label columns that come again in other groups")
+    codes, classes = prompts.coded(label)
+    keys = np.stack([prompts.coded(name)[0] for name in key], 1)
     groups = prompts.groups.numpy()
     generator = np.random.default_rng(seed)
-    classes = sorted({w for w in wanted if w is not None})
     if len(classes) < 2:
         raise PromptError(f"the label {label!r} has {len(classes)} value(s) in these prompts; a probe needs two")
-    codes = np.array([-1 if w is None else classes.index(w) for w in wanted])
-    tasks = (codes, _dealt(codes, groups, generator), _keyed(codes, keys, generator))
+    tasks = (codes, dealt(codes, groups, generator), _keyed(codes, keys, generator))
     stream = activations.residual().float().cpu()
     n, depths = stream.shape[:2]
     found = np.full((4, n, depths, len(at)), np.nan)
@@ -132,45 +132,16 @@ def probing(
     right, shuffled, control, majority = torch.from_numpy(found).float()
     names = ("embed", *(f"layer {i}" for i in range(depths - 1)))
     return Probing(
-        label, tuple(classes), names, tuple(map(str, at)), right, shuffled, control, majority,
+        label, classes, names, tuple(map(str, at)), right, shuffled, control, majority,
         ", ".join(key), vectors, prompts.groups,
     )  # fmt: skip
 
 
-def _labels(prompts: Prompts, label: str) -> list[str | None]:
-    if label not in prompts.labels:
-        raise PromptError(f"the prompts have no label {label!r}; they have: {', '.join(map(str, prompts.labels))}")
-    return [None if pd.isna(value) else _plain(value) for value in prompts.labels[label]]
-
-
-def _plain(value: object) -> str:
-    return str(int(value)) if isinstance(value, bool | np.bool_ | float | np.floating) else str(value)
-
-
-def _keys(prompts: Prompts, key: Sequence[str]) -> list[tuple[str | None, ...]]:
-    if not key:
-        raise ConfigError("a control task needs a key: label columns that come again in other groups")
-    return list(zip(*(_labels(prompts, name) for name in key), strict=True))
-
-
-def _dealt(codes: NDArray[np.int64], groups: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Labels dealt out anew, whole groups at a time where each group has one label; prompts without stay without."""
-    kept = np.flatnonzero(codes >= 0)
-    first = {g: codes[i] for i, g in zip(kept[::-1], groups[kept][::-1], strict=True)}
-    names = list(first)
-    dealt = dict(zip(names, rng.permutation([first[g] for g in names]), strict=True))
-    out = codes.copy()
-    out[kept] = [dealt[g] for g in groups[kept]]
-    return out
-
-
-def _keyed(
-    codes: NDArray[np.int64], keys: Sequence[tuple[str | None, ...]], rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _keyed(codes: NDArray[np.int64], keys: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """One random label for each value of the key, drawn with the real labels' frequencies."""
-    kept = codes[codes >= 0]
-    drawn = {k: int(rng.choice(kept)) for k in dict.fromkeys(keys)}
-    return np.where(codes >= 0, np.array([drawn[k] for k in keys]), -1)
+    values, which = np.unique(keys, axis=0, return_inverse=True)
+    drawn = rng.choice(codes[codes >= 0], len(values))
+    return np.where(codes >= 0, drawn[which.reshape(-1)], -1)
 
 
 def _fit(x: NDArray[np.float32], y: NDArray[np.int64], strength: float) -> object:

@@ -129,7 +129,7 @@ def analyze_command(
     examples: Annotated[
         list[str] | None, typer.Option("--examples", help='Prompts to draw one by one: --examples "59 + 73" "88 + 99".')
     ] = None,
-    only: Annotated[str | None, typer.Option(help="Analyses, by comma; see below.")] = None,
+    only: Annotated[str | None, typer.Option(help="Some of the analyses above, by comma.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All analyses (the default).")] = False,
     out: Out = None,
     config: Config = None,
