@@ -191,8 +191,8 @@ def _needed(result: Ablation) -> Claim:
     best = costliest(result, "exact_match")
     return Claim(
         name="needed head",
-        statement=f"Head L{best.layer}H{best.column} is the one most needed: without it "
-        f"{percent(best.effect)} fewer problems are solved.",
+        statement=f"Head L{best.layer}H{best.column} is needed: without it {percent(best.effect)} fewer problems are "
+        f"solved, without another head {percent(best.control)} on average.",
         effect=best.effect,
         control=best.control,
         control_name="the mean of the other heads",
@@ -209,7 +209,7 @@ def _probed(result: Probing) -> Claim:
     _, _, place = result.label.partition(".")
     return Claim(
         name=f"probe: {result.label}",
-        statement=f"Whether the {place} carry can be read linearly at {best.column}: "
+        statement=f"The carry out of the {place} can be read linearly at {best.column}: "
         f"{percent(best.effect)} of held-out problems.",
         effect=best.effect,
         control=best.control,
