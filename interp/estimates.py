@@ -175,9 +175,9 @@ def against_population(
     The interval joins the trained value's own interval with where a further draw from the population would fall
     (`population`), half-width by half-width in quadrature (MOVER; Zou & Donner, Stat. Med. 27 (2008) 1693); `n` counts
     the population, and below three the interval is undefined. The others' own measurement error is part of their
-    spread, so the interval is wide where that dominates. It supposes a population that is roughly normal: for a
-    strongly skewed one (the best of many heads) 6 to 8 % of draws lie above it instead of 2.5 %, which is why a claim
-    must also exceed a minimum effect. No test is made.
+    spread, so the interval is wide where that dominates. It supposes a population that is roughly normal: of a skewed
+    one (the best of many heads) more draws than 2.5 % lie above it, which is why a claim must also exceed a minimum
+    effect. No test is made.
     """
     values = np.asarray(others, dtype=float)
     k = len(values)

@@ -8,7 +8,7 @@ has to ask where the padding is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,25 @@ class Prompts:
         """A number for each prompt's layout: the same for prompts of one length with every role at the same column."""
         parts = [self.lengths, *self.reads.T, *(column for _, column in sorted(self.roles.items()))]
         return torch.stack(parts, 1).unique(dim=0, return_inverse=True)[1]
+
+    def partners(
+        self, seed: int, fits: Callable[[Tensor], Bool[Tensor, "member member"]] | None = None
+    ) -> Int[Tensor, " prompt"]:
+        """For each prompt a random other one of its layout and of another group; -1 where there is none.
+
+        `fits` gets the numbers of the prompts of a layout and says which of them may stand in for which.
+        """
+        layout, generator = self.layout, torch.Generator().manual_seed(seed)
+        found = torch.full((len(self),), -1)
+        for number in range(int(layout.max()) + 1):
+            members = (layout == number).nonzero().flatten()
+            allowed = self.groups[members][:, None] != self.groups[members][None]
+            if fits is not None:
+                allowed = allowed & fits(members)
+            chance = torch.where(allowed, torch.rand(allowed.shape, generator=generator), -1.0)
+            best = chance.max(1)
+            found[members] = torch.where(best.values >= 0, members[best.indices], -1)
+        return found
 
     def columns(self, position: Position) -> Int[Tensor, " prompt"]:
         """Column of a role or index in every prompt; -1 where a prompt has no such token."""

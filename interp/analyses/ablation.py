@@ -289,12 +289,12 @@ def replacement(
         raise ConfigError(f"ablation is zero, mean or resample, not {kind!r}")
     if kind == "zero":
         return Zero(), torch.zeros(len(prompts), dtype=torch.bool)
-    layout = prompts.layout
     if kind == "resample":
-        rows = _partners(layout, prompts.groups, seed)
+        rows = prompts.partners(seed)
         if bool((rows < 0).all()):
             raise PromptError("no two prompts have the same layout, so there is nothing to resample from; use zero")
         return Copy(capture(model, prompts, sites, memory=memory), rows.clamp(min=0)), rows < 0
+    layout = prompts.layout
     missing = torch.bincount(layout)[layout] < 2
     if bool(missing.all()):
         raise PromptError("no two prompts have the same layout, so there is no mean to write; use zero")
@@ -355,16 +355,3 @@ def _mean_of_others(tensor: Float[Tensor, "prompt ..."], layout: Int[Tensor, " p
     sums.index_add_(0, index, tensor)
     others = torch.bincount(index)[index].sub(1).clamp(min=1)
     return (sums[index] - tensor) / others.reshape(-1, *[1] * (tensor.ndim - 1)).to(tensor.dtype)
-
-
-def _partners(layout: Int[Tensor, " prompt"], groups: Int[Tensor, " prompt"], seed: int) -> Int[Tensor, " prompt"]:
-    """Another prompt of the same layout and of another group, at random; -1 where there is none."""
-    generator = torch.Generator().manual_seed(seed)
-    partner = torch.full_like(layout, -1)
-    for number in range(int(layout.max()) + 1):
-        own = (layout == number).nonzero().flatten()
-        chance = torch.rand(len(own), len(own), generator=generator)
-        chance = chance.masked_fill(groups[own][:, None] == groups[own][None], -1.0)
-        best = chance.max(1)
-        partner[own] = torch.where(best.values >= 0, own[best.indices], -1)
-    return partner

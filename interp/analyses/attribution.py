@@ -9,7 +9,7 @@ later parts is counted as theirs, and a part that writes what a later one erases
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -79,8 +79,11 @@ def logit_attribution(
         embed = pick(activations["resid_pre", 0], ways)
         found: dict[str, Tensor] = {"embed": embed}
         for layer in range(activations.n_layers):
-            found |= _attention(activations, model, layer, split, pick, ways)
-            found |= _mlp(activations, model, layer, split, pick, ways)
+            attention, mlp = model.blocks[layer].attn, model.blocks[layer].mlp
+            heads = ("H", attention.W_O, attention.b_O) if split == "head" else None
+            neurons = ("N", mlp.W_out, mlp.b_out) if split == "neuron" else None
+            found |= _block(activations, layer, "attn_out", heads, pick, ways)
+            found |= _block(activations, layer, "mlp_out", neurons, pick, ways)
         found["final bias"] = bias
         values = torch.stack(list(found.values()), 1)
         total = _metric(activations, model, targets, here)
@@ -137,36 +140,25 @@ def _directions(
     return ways / (stream.pow(2).mean(-1, keepdim=True) + eps).sqrt(), pick.mean(constant)
 
 
-def _attention(
-    activations: Activations, model: HookedTransformer, layer: int, split: Split, pick: _Picker, ways: Tensor
+def _block(
+    activations: Activations, layer: int, site: str, split: tuple[str, Any, Any] | None, pick: _Picker, ways: Tensor
 ) -> dict[str, Tensor]:
-    whole = pick(activations["attn_out", layer], ways)
-    if split != "head":
-        return {f"L{layer} attn": whole}
-    z, weight = pick.rows_of(activations["z", layer]).float(), model.blocks[layer].attn.W_O.float()
-    heads = pick.mean(torch.einsum("prhk,hkd,prd->prh", z.to(ways), weight.to(ways), ways))
-    return _parts(f"L{layer}H", f"L{layer} attn bias", heads, whole, model.blocks[layer].attn.b_O, pick, ways)
+    """A block's output whole, or by its heads or neurons with the bias that is nobody's; these must sum to the whole.
 
-
-def _mlp(
-    activations: Activations, model: HookedTransformer, layer: int, split: Split, pick: _Picker, ways: Tensor
-) -> dict[str, Tensor]:
-    whole = pick(activations["mlp_out", layer], ways)
-    if split != "neuron":
-        return {f"L{layer} mlp": whole}
-    post, weight = pick.rows_of(activations["mlp_post", layer]).float(), model.blocks[layer].mlp.W_out.float()
-    # Neurons first, answers after: no [prompt, neuron, d_model] tensor is ever made.
-    neurons = pick.mean(post.to(ways) * torch.einsum("nd,prd->prn", weight.to(ways), ways))
-    return _parts(f"L{layer}N", f"L{layer} mlp bias", neurons, whole, model.blocks[layer].mlp.b_out, pick, ways)
-
-
-def _parts(
-    name: str, bias_name: str, parts: Tensor, whole: Tensor, bias: Tensor | None, pick: _Picker, ways: Tensor
-) -> dict[str, Tensor]:
-    """Heads or neurons of one layer by name, with the bias that is nobody's; they must sum to the layer."""
-    found = {f"{name}{i}": parts[:, i] for i in range(parts.shape[1])}
+    `split` is what the parts are called (H, N), the weight that writes them [part, ..., d_model], and the bias.
+    """
+    name = f"L{layer} {site.removesuffix('_out')}"
+    whole = pick(activations[site, layer], ways)
+    if split is None:
+        return {name: whole}
+    letter, weight, bias = split
+    inner = pick.rows_of(activations["z" if letter == "H" else "mlp_post", layer]).to(ways)
+    # The answers' directions meet the weights first: no [prompt, part, d_model] tensor is ever made.
+    onto = torch.einsum("n...d,prd->prn...", weight.to(ways), ways)
+    parts = pick.mean((inner * onto).flatten(3).sum(-1) if letter == "H" else inner * onto)
+    found = {f"L{layer}{letter}{i}": parts[:, i] for i in range(parts.shape[1])}
     if bias is not None:
-        found[bias_name] = pick.mean(ways @ bias.float().to(ways))
+        found[f"{name} bias"] = pick.mean(ways @ bias.to(ways))
     _check_sum(torch.stack(list(found.values())).sum(0), whole)
     return found
 

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError, PromptError
+from interp.errors import ConfigError
 from interp.estimates import Estimate, ratio
 from interp.metrics import METRICS, Metric
 from interp.models.edits import Copy
@@ -185,23 +185,14 @@ def _partners(
     It has the same layout and is of another group; what its source prompt would answer is neither of the pair's own two
     answers, and the source prompts' labels `decides` differ.
     """
-    layout = source.layout
     label = torch.arange(len(source))
     if decides is not None:
-        if decides not in source.labels:
-            raise PromptError(
-                f"the pairs have no label {decides!r}; they have: {', '.join(map(str, source.labels)) or 'none'}"
-            )
-        label = torch.tensor(source.labels[decides].astype("category").cat.codes.to_numpy(dtype="int64").copy())
-    generator = torch.Generator().manual_seed(seed)
-    partner = torch.full((len(source),), -1)
-    for number in range(int(layout.max()) + 1):
-        members = (layout == number).nonzero().flatten()
-        fits = label[members][:, None] != label[members][None]
-        fits &= source.groups[members][:, None] != source.groups[members][None]
+        label = torch.from_numpy(source.coded(decides)[0])
+
+    def fits(members: Tensor) -> Tensor:
+        allowed = label[members][:, None] != label[members][None]
         for answers in own:
-            fits &= (answers[members][:, None] != source.answers[members][None]).any(-1)
-        chance = torch.where(fits, torch.rand(fits.shape, generator=generator), -1.0)
-        best = chance.max(1)
-        partner[members] = torch.where(best.values >= 0, members[best.indices], -1)
-    return partner
+            allowed &= (answers[members][:, None] != source.answers[members][None]).any(-1)
+        return allowed
+
+    return source.partners(seed, fits)

@@ -99,8 +99,8 @@ def selectivity(
         raise PromptError(f"the label {label!r} at {at!r} needs two values and 16 groups of prompts to be told apart")
     rng = np.random.default_rng(seed)
     flat = x.flatten(1).numpy().astype(np.float64)
-    parts = []
-    for half in halves(groups, seed=seed):
+    parts, both = [], halves(groups, seed=seed)
+    for half in both:
         rows = there & half
         parts.append(_tested(flat[rows], codes[rows], groups[rows], len(classes), permutations, rng))
     (effect, p), (confirmed_effect, confirmed_p) = parts
@@ -109,7 +109,7 @@ def selectivity(
     grids = (effect, p, stats.false_discovery_control(p), confirmed_effect, confirmed_p)
     found = [torch.from_numpy(grid).float().reshape(shape) for grid in grids]
     prefers = torch.from_numpy(np.nanargmax(means, axis=0)).reshape(shape)
-    n = len(np.unique(groups[there & halves(groups, seed=seed)[0]]))
+    n = len(np.unique(groups[there & both[0]]))
     return Selectivity(label, classes, str(at), tuple(chosen), *found, prefers=prefers, n=n)
 
 

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from interp.analyses.attention import AttentionStatistics
 from interp.analyses.heads import HeadScores
 from interp.analyses.patching import Patching
-from interp.estimates import mean_value
+from interp.estimates import Estimate, mean_value
 from interp.figures.theme import DIVERGING, SEQUENTIAL, safe, style
 
 
@@ -22,7 +22,7 @@ def heat(
     x: Sequence[str],
     y: Sequence[str],
     *,
-    hover: NDArray[np.object_] | None = None,
+    said: NDArray[np.object_] | None = None,
     diverging: bool = False,
     limits: tuple[float, float] | None = None,
     digits: int = 2,
@@ -43,13 +43,22 @@ def heat(
         text=None if crowded else text,
         texttemplate=None if crowded else "%{text}",
         textfont=dict(size=11),
-        customdata=hover,
-        hovertemplate="%{y}, %{x}: " + ("%{customdata}" if hover is not None else "%{z:.3f}") + "<extra></extra>",
+        customdata=said,
+        hovertemplate="%{y}, %{x}: " + ("%{customdata}" if said is not None else "%{z:.3f}") + "<extra></extra>",
         showscale=colorbar is not None,
         colorbar=_colorbar(colorbar) if colorbar else None,
         xgap=1,
         ygap=1,
     )  # fmt: skip
+
+
+def hover(estimate: Estimate) -> NDArray[np.object_]:
+    """What a cell says when it is pointed at: value, interval and n."""
+    shown = np.empty(estimate.value.shape, dtype=object)
+    for index in np.ndindex(*estimate.value.shape):
+        low, high = estimate.low[index], estimate.high[index]
+        shown[index] = f"{estimate.value[index]:.3f} [{low:.3f}, {high:.3f}], n = {estimate.n[index]}"
+    return shown
 
 
 def _colorbar(title: str) -> dict[str, Any]:
@@ -71,13 +80,8 @@ def plot_patching(result: Patching) -> go.Figure:
         horizontal_spacing=0.04, vertical_spacing=0.3 / down,
     )  # fmt: skip
     for i, part in enumerate([own, control][: len(titles)]):
-        hover = np.empty(part.value.shape, dtype=object)
-        for index in np.ndindex(*part.value.shape):
-            hover[index] = (
-                f"{part.value[index]:.3f} [{part.low[index]:.3f}, {part.high[index]:.3f}], n = {part.n[index]}"
-            )
         grid = heat(
-            part.value, columns, rows, hover=hover, diverging=True, limits=(-1, 1),
+            part.value, columns, rows, said=hover(part), diverging=True, limits=(-1, 1),
             colorbar="share moved" if i == 0 else None,
         )  # fmt: skip
         made.add_trace(grid, row=1 + (i if stacked else 0), col=1 + (0 if stacked else i))

@@ -9,18 +9,9 @@ from plotly.subplots import make_subplots
 from interp.analyses.ablation import Ablation
 from interp.analyses.attribution import LogitAttribution
 from interp.analyses.weights import Composition
-from interp.estimates import Estimate, mean
-from interp.figures.grids import heat
+from interp.estimates import mean
+from interp.figures.grids import heat, hover
 from interp.figures.theme import GREY, PALETTE, figure, safe, style
-
-
-def hover(estimate: Estimate) -> np.ndarray:
-    """What a cell says when it is pointed at: value, interval and n."""
-    shown = np.empty(estimate.value.shape, dtype=object)
-    for index in np.ndindex(*estimate.value.shape):
-        low, high = estimate.low[index], estimate.high[index]
-        shown[index] = f"{estimate.value[index]:.3f} [{low:.3f}, {high:.3f}], n = {estimate.n[index]}"
-    return shown
 
 
 def plot_ablation(result: Ablation) -> go.Figure:
@@ -35,7 +26,7 @@ def plot_ablation(result: Ablation) -> go.Figure:
     for i, name in enumerate(names, 1):
         part = result.importance(metric=name)
         reach = float(np.nanmax(np.abs(np.nan_to_num(part.value)))) or 1.0
-        grid = heat(part.value, columns, rows, hover=hover(part), diverging=True, limits=(-reach, reach))
+        grid = heat(part.value, columns, rows, said=hover(part), diverging=True, limits=(-reach, reach))
         made.add_trace(grid, row=1, col=i)
     style(
         made,

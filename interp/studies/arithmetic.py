@@ -138,13 +138,19 @@ class ArithmeticSubject(Subject):
     @cached_property
     def activations(self) -> Activations:
         """One forward pass for everything descriptive."""
-        stream = ["resid_pre", Site("resid_post", info(self.model).n_layers - 1)]
-        return capture(self.model, self.prompts, [*stream, *(Site("pattern", layer) for layer in self.layers)])
+        sites = ["resid_pre", Site("resid_post", info(self.model).n_layers - 1)]
+        sites += [Site("pattern", layer) for layer in self.layers]
+        sites += ["attn_out", "mlp_out", "z"] if self.settings.wants("attribution") else []
+        return capture(self.model, self.prompts, sites)
+
+    @cached_property
+    def _on_prompts(self) -> Activations:
+        return self.activations.take(range(len(self.problems)))
 
     @property
     def on_prompts(self) -> Activations:
         """The activations behind the statistics."""
-        return self.activations.take(range(len(self.problems)))
+        return self._on_prompts
 
     @property
     def on_examples(self) -> Activations | None:

@@ -64,6 +64,11 @@ def percent(estimate: Estimate) -> str:
     return f"{share:.1%}" if near else f"{round(100 * share) + 0:d}%" if share == share else "–"
 
 
+def claim_of(best: Chosen, **words: Any) -> Claim:
+    """A claim on what was chosen on one half and estimated on the other."""
+    return Claim(effect=best.effect, control=best.control, difference=best.difference, **words)
+
+
 def _accuracy(found: Results, operators: str) -> list[Claim]:
     result = found["accuracy"]
     right, groups, operator = (x.numpy() for x in (result.right, result.groups, result.operator))
@@ -120,14 +125,12 @@ def _lens(lens: LogitLens) -> list[Claim]:
     digits = [name for name in lens.positions if name.startswith("answer.")]
     best = readable_from(lens, digits)
     return [
-        Claim(
+        claim_of(
+            best,
             name="readable",
             statement=f"The answer becomes readable in {best.column}: {percent(best.effect)} of answer digits "
             f"are on top after it, {percent(best.control)} before it.",
-            effect=best.effect,
-            control=best.control,
             control_name="the depth before",
-            difference=best.difference,
             minimum=0.25,
             unit="share of answer digits on top of the logit lens",
             note=f"The depth was {_CONFIRMED.format(best.searched)}. The lens reads what is in the output's basis; "
@@ -174,13 +177,11 @@ def _head(result: Patching, kind: str, best: Chosen) -> Claim:
 
 def _patched(result: Patching, best: Chosen, name: str, statement: str, searched: str) -> Claim:
     verb = "brings back" if result.direction == "denoising" else "destroys"
-    return Claim(
+    return claim_of(
+        best,
         name=name,
         statement=f"{statement} {verb} {percent(best.effect)} of the logit difference.",
-        effect=best.effect,
-        control=best.control,
         control_name="patching from another pair that differs in it",
-        difference=best.difference,
         minimum=0.1,
         unit="share of the clean-corrupted logit difference",
         note=f"The {searched} was {_CONFIRMED.format(best.searched)}. Ratio of means, over pairs that have a control.",
@@ -189,14 +190,12 @@ def _patched(result: Patching, best: Chosen, name: str, statement: str, searched
 
 def _needed(result: Ablation) -> Claim:
     best = costliest(result, "exact_match")
-    return Claim(
+    return claim_of(
+        best,
         name="needed head",
         statement=f"Head L{best.layer}H{best.column} is needed: without it {percent(best.effect)} fewer problems are "
         f"solved, without another head {percent(best.control)} on average.",
-        effect=best.effect,
-        control=best.control,
         control_name="the mean of the other heads",
-        difference=best.difference,
         minimum=0.1,
         unit="drop in the share of problems with every answer token right",
         note=f"{result.kind} ablation at every token. The head was {_CONFIRMED.format(best.searched)}. A head that is "
@@ -207,14 +206,12 @@ def _needed(result: Ablation) -> Claim:
 def _probed(result: Probing) -> Claim:
     best = best_probe(result)
     _, _, place = result.label.partition(".")
-    return Claim(
+    return claim_of(
+        best,
         name=f"probe: {result.label}",
         statement=f"The carry out of the {place} can be read linearly at {best.column}: "
         f"{percent(best.effect)} of held-out problems.",
-        effect=best.effect,
-        control=best.control,
         control_name="a control task: random labels for the column's digit pairs",
-        difference=best.difference,
         minimum=0.1,
         unit="share of problems whose carry the probe names",
         note=f"Depth and position were {_CONFIRMED.format(best.searched)}. Readable is not used: a direction must be "
@@ -230,14 +227,12 @@ def _heads(found: Results, operators: str, steps: bool) -> list[Claim]:
             continue
         query = "a worked step" if steps and job != "own step" and job != "operator" else "an answer position"
         made.append(
-            Claim(
+            claim_of(
+                best,
                 name=f"head: {job}",
                 statement=f"Head L{best.layer}H{best.column} has learned to look from {query} at {_JOBS[job]}: "
                 f"{percent(best.effect)} of its attention.",
-                effect=best.effect,
-                control=best.control,
                 control_name="the best heads of untrained models",
-                difference=best.difference,
                 minimum=0.1,
                 unit="share of attention",
                 note=f"The head was {_CONFIRMED.format(best.searched)}; each of {len(others)} untrained models chose "

@@ -16,8 +16,6 @@ from interp.datasets.arithmetic import PLACES
 from interp.estimates import halves, mean_value
 from interp.figures import plot
 from interp.models.load import info, load_model
-from interp.models.run import capture
-from interp.sites import Site
 from interp.studies.arithmetic import ArithmeticSubject, accuracy_step, patching_step
 from interp.studies.settings import Probe
 from interp.studies.steps import attention_step, lens_step
@@ -77,8 +75,7 @@ def attribution_step(subject: ArithmeticSubject) -> Step:
     """What each layer and head adds to the answer's logit, directly."""
 
     def compute(report: Report) -> Results:
-        sites = ["resid_pre", "attn_out", "mlp_out", "z", Site("resid_post", info(subject.model).n_layers - 1)]
-        found = capture(subject.model, subject.prompts.take(range(len(subject.problems))), sites)
+        found = subject.on_prompts
         return {
             "layers": logit_attribution(found, subject.model, split="layer"),
             "heads": logit_attribution(found, subject.model, split="head"),
