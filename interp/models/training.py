@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Schedule:
     clip: float = 1.0
     evaluate_every: int = 250
     patience: int = 8
-    """Stop after this many evaluations without a better score."""
+    """Stop after this many evaluations without a better score, or a quarter as many perfect ones."""
 
     def rate(self, step: int) -> float:
         """Learning rate at a step: linear warm-up, then cosine."""
@@ -56,14 +56,19 @@ class Evaluation:
     step: int
     loss: float
     """Mean training loss since the last evaluation, nats a token."""
-    score: float
-    """Held-out score; higher is better."""
+    scores: dict[str, float]
+    """Held-out scores, higher is better; the first decides which weights are kept."""
+
+    @property
+    def score(self) -> float:
+        """The score that decides."""
+        return next(iter(self.scores.values()))
 
 
 def train(
     model: nn.Module,
     batch: Callable[[int], Batch],
-    score: Callable[[nn.Module], float],
+    score: Callable[[nn.Module], Mapping[str, float]],
     schedule: Schedule,
     *,
     checkpoint: Path,
@@ -72,9 +77,9 @@ def train(
 ) -> list[Evaluation]:
     """Train in place and leave the best weights in `model`; returns the history.
 
-    `batch(step)` gives tokens and the mask of those to predict, `score(model)` the held-out score. Where `checkpoint`
-    holds an unfinished run of the same `recipe`, training goes on from there. Raises DataError where it belongs to
-    another recipe or is damaged.
+    `batch(step)` gives tokens and the mask of those to predict, `score(model)` held-out scores, of which the
+    first decides which weights are best. Where `checkpoint` holds an unfinished run of the same `recipe`, training goes
+    on from there. Raises DataError where it belongs to another recipe or is damaged.
     """
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -92,7 +97,7 @@ def train(
         TextColumn("loss {task.fields[loss]:.4f}  held out {task.fields[score]:.2%}"),
         TimeElapsedColumn(), TimeRemainingColumn(), disable=not progress,
     ) as bar:  # fmt: skip
-        last = history[-1] if history else Evaluation(0, math.nan, 0.0)
+        last = history[-1] if history else Evaluation(0, math.nan, {"score": 0.0})
         task = bar.add_task("training", total=schedule.steps, completed=step, loss=last.loss, score=last.score)
         while step < schedule.steps and not _stale(history, schedule.patience):
             for group in optimizer.param_groups:
@@ -112,12 +117,11 @@ def train(
             if step % schedule.evaluate_every == 0 or step == schedule.steps:
                 model.eval()
                 with torch.inference_mode():
-                    found = float(score(model))
-                history.append(Evaluation(step, total / count, found))
-                if found >= max((e.score for e in history[:-1]), default=-math.inf):
+                    history.append(Evaluation(step, total / count, dict(score(model))))
+                if history[-1].score >= max((e.score for e in history[:-1]), default=-math.inf):
                     best = {name: value.clone() for name, value in model.state_dict().items()}
                 total = count = 0.0
-                bar.update(task, score=found)
+                bar.update(task, score=history[-1].score)
                 _save(checkpoint, recipe, model, optimizer, best, history)
     model.load_state_dict(best)
     model.eval()
@@ -125,9 +129,10 @@ def train(
 
 
 def _stale(history: list[Evaluation], patience: int) -> bool:
-    """No better score for `patience` evaluations, or a perfect one for two."""
+    """No better score for `patience` evaluations, or perfect ones for a quarter of it (two at least)."""
     scores = [e.score for e in history]
-    if len(scores) >= 2 and min(scores[-2:]) >= 1.0:
+    enough = max(2, patience // 4)
+    if len(scores) >= enough and min(scores[-enough:]) >= 1.0:
         return True
     return len(scores) > patience and max(scores[-patience:]) <= max(scores[:-patience])
 

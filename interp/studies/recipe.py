@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import yaml
+from jaxtyping import Bool, Int
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from interp.files import make_folder, write_json, write_text
 from interp.models.load import quiet_transformers, seeded
 from interp.models.training import Batch, Evaluation, Schedule, train
 from interp.settings import read_yaml
+from interp.studies.arithmetic.learning import digits_by_subtask
 
 
 class Task(BaseModel):
@@ -155,14 +157,17 @@ def to_batch(problems: list[Problem], steps: bool) -> Batch:
     return tokens, (place > questions[:, None]) & (tokens != PAD)
 
 
-def all_right(model: nn.Module, batch: Batch) -> Tensor:
-    """For each row whether every token asked for is the top one: greedy generation is then right too."""
+def top_tokens(model: nn.Module, tokens: Int[Tensor, "row pos"]) -> Int[Tensor, "row pos"]:
+    """The likeliest token of each column after those before it; the first column as it is."""
     device = next(model.parameters()).device
-    found = []
-    for tokens, asked in zip(batch[0].split(1024), batch[1].split(1024), strict=True):
-        top = model(tokens[:, :-1].to(device), use_cache=False).logits.argmax(-1).cpu()
-        found.append(((top == tokens[:, 1:]) | ~asked[:, 1:]).all(1))
-    return torch.cat(found)
+    found = [model(some[:, :-1].to(device), use_cache=False).logits.argmax(-1).cpu() for some in tokens.split(1024)]
+    return torch.cat([tokens[:, :1], torch.cat(found)], 1)
+
+
+def all_right(model: nn.Module, batch: Batch) -> Bool[Tensor, " row"]:
+    """For each row whether every token asked for is the top one: greedy generation is then right too."""
+    tokens, asked = batch
+    return ((top_tokens(model, tokens) == tokens) | ~asked).all(1)
 
 
 def run_recipe(
@@ -177,7 +182,14 @@ def run_recipe(
     model = build(recipe).to(device)
     folder = make_folder(folder)
     text = recipe.model_dump_json()
-    validation = to_batch(held_out(recipe, "validation", 2000), recipe.task.steps)
+    problems = held_out(recipe, "validation", 2000)
+    validation, parts = to_batch(problems, recipe.task.steps), digits_by_subtask(problems, steps=recipe.task.steps)
+
+    def score(trained: nn.Module) -> dict[str, float]:
+        tokens, asked = validation
+        top = top_tokens(trained, tokens)
+        whole = {"all": float(((top == tokens) | ~asked).all(1).float().mean())}
+        return whole | {name: part.share(top) for name, part in parts.items()}
 
     def batch(step: int) -> Batch:
         rng = np.random.default_rng((recipe.seed, step))
@@ -195,13 +207,14 @@ def run_recipe(
         history = train(
             model,
             batch,
-            lambda m: float(all_right(m, validation).float().mean()),
+            score,
             schedule,
             checkpoint=checkpoint,
             recipe=hashlib.sha256(text.encode()).hexdigest(),
             progress=progress,
         )
-        card = _card(recipe, model, history, time.perf_counter() - started, command)
+        counts = {name: len(part.rows) for name, part in parts.items()}
+        card = _card(recipe, model, history, counts, time.perf_counter() - started, command)
         _write(recipe, model, folder, card)
     checkpoint.unlink(missing_ok=True)
     return card
@@ -235,7 +248,9 @@ def held_out(recipe: Recipe, split: Split, count: int) -> list[Problem]:
     return found
 
 
-def _card(recipe: Recipe, model: nn.Module, history: list[Evaluation], seconds: float, command: str) -> dict[str, Any]:
+def _card(
+    recipe: Recipe, model: nn.Module, history: list[Evaluation], counts: dict[str, int], seconds: float, command: str
+) -> dict[str, Any]:
     problems = held_out(recipe, "test", 5000)
     with torch.inference_mode():
         right = all_right(model, to_batch(problems, recipe.task.steps)).numpy().astype(float)
@@ -261,6 +276,12 @@ def _card(recipe: Recipe, model: nn.Module, history: list[Evaluation], seconds: 
         "by_operator": {o: share(operators == o) for o in TASKS[recipe.task.task]},
         "by_cascade": {str(c): share(cascade == c) for c in sorted(set(cascade.tolist()))},
         "history": [[e.step, e.loss, e.score] for e in history],
+        "learning": {
+            "steps": [e.step for e in history],
+            "digits": {
+                name: {"n": n, "right": [round(e.scores[name] * n) for e in history]} for name, n in counts.items()
+            },
+        },
         "command": command,
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }

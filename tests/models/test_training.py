@@ -47,7 +47,7 @@ def batch(step):
 def score(model):
     """Share of the next tokens that are right; low, so that nothing stops early."""
     tokens, _ = batch(-1)
-    return float((model(tokens[:, :-1]).logits.argmax(-1) == tokens[:, 1:]).float().mean())
+    return {"right": float((model(tokens[:, :-1]).logits.argmax(-1) == tokens[:, 1:]).float().mean())}
 
 
 def run(folder, model=None, *, batch=batch, score=score, schedule=SCHEDULE, recipe="recipe"):
@@ -212,7 +212,7 @@ def scripted(scores):
 
     def score(model):
         shown.append({name: value.clone() for name, value in model.state_dict().items()})
-        return next(script)
+        return {"scripted": next(script), "beside": 0.5}
 
     return score, shown
 
@@ -225,6 +225,7 @@ def scripted(scores):
         ([0.5, 0.5, 0.5, 0.5], 2, 3, None),  # as good is not better
         ([0.2, 1.0, 1.0, 0.0], 9, 3, None),  # perfect twice is enough
         ([0.2, 1.0, 0.5, 1.0, 0.9, 0.8], 9, 6, None),  # not in a row
+        ([1.0, 1.0, 1.0, 1.0], 12, 3, None),  # longer patience asks for more
         ([-3.0, -2.0, -1.0], 9, 3, 2),  # any scale will do
     ],
 )
