@@ -7,7 +7,7 @@ A prompt may be read at several answer tokens (the digits of a number). Each met
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -66,6 +66,8 @@ class Metric:
     """Whether answer tokens without a foil, or equal to it, are left out."""
     weights: Literal["any", "processed"] = "any"
     """`processed` where the number means nothing on a model whose unembedding is not centred."""
+    read: int | None = None
+    """The one answer token that is scored, by its place among the prompts' reads; None for all of them."""
 
     def score(self, logits: Float[Tensor, "prompt read vocab"], targets: Targets) -> Float[Tensor, " prompt"]:
         """One number per prompt, in float32 at least; nan where a prompt has nothing to score or its logits are nan."""
@@ -76,6 +78,8 @@ class Metric:
     def present(self, targets: Targets) -> Bool[Tensor, "prompt read"]:
         """Which answer tokens there are to score."""
         here = targets.answers >= 0
+        if self.read is not None:
+            here = here & (torch.arange(here.shape[1], device=here.device) == self.read)
         if not self.uses_foils or targets.foils is None:
             return here
         return here & (targets.foils >= 0) & (targets.foils != targets.answers)
@@ -163,3 +167,18 @@ def named(names: Sequence[str]) -> list[Metric]:
         if name not in METRICS:
             raise ConfigError(f"there is no metric {name!r}; choose from {', '.join(METRICS)}")
     return [METRICS[name] for name in names]
+
+
+def at_each(metric: Metric | str, prompts: Prompts) -> list[Metric]:
+    """A metric of each answer token by itself: `exact_match answer.tens`, in the order of the prompts' reads."""
+    base = named([metric])[0] if isinstance(metric, str) else metric
+    return [replace(base, name=f"{base.name} {name}", read=i) for i, name in enumerate(prompts.read_names)]
+
+
+def which(names: Sequence[str], metric: str | None) -> int:
+    """The place of a metric among those that were measured, by default the first."""
+    if metric is None:
+        return 0
+    if metric not in names:
+        raise ConfigError(f"the metric {metric!r} was not measured; there are: {', '.join(names)}")
+    return list(names).index(metric)

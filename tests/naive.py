@@ -47,26 +47,25 @@ class Naive:
         x = kept["x"][0]
         return x.reshape(len(x), self.n_heads, -1) if name == "z" else x
 
-    def logits(self, ids, edit=None):
-        """Logits [pos, vocab] of one prompt, with at most one edit (name, layer, function of the [pos, ...] tensor)."""
+    def logits(self, ids, *edits):
+        """Logits [pos, vocab] of one prompt under edits (name, layer, function of the [pos, ...] tensor)."""
         handles = []
-        if edit is not None:
-            name, layer, function = edit
+        for name, layer, function in edits:
             module, side = self.module(name, layer)
 
-            def change(x):
+            def change(x, name=name, function=function):
                 shaped = x[0].reshape(x.shape[1], self.n_heads, -1) if name == "z" else x[0]
                 return function(shaped).reshape(x.shape[1], -1)[None]
 
             if side == "in":
 
-                def pre(_, args):
+                def pre(_, args, change=change):
                     return (change(args[0]), *args[1:])
 
                 handles.append(module.register_forward_pre_hook(pre))
             else:
 
-                def post(_, args, out):
+                def post(_, args, out, change=change):
                     return (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
 
                 handles.append(module.register_forward_hook(post))

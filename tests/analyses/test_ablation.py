@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from interp.analyses.ablation import ablation, circuit_test, cumulative_ablation, replacement
+from interp.analyses.ablation import ablation
+from interp.analyses.circuits import circuit_test, cumulative_ablation
 from interp.errors import ConfigError, PromptError
+from interp.models.replacement import replacement
 from interp.models.run import capture
 from interp.sites import Site
 from tests.conftest import padded

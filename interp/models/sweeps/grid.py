@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, PromptError
-from interp.metrics import Metric, Targets
+from interp.metrics import Metric, Targets, named
 from interp.models.edits import Edit
 from interp.models.load import HookedTransformer, require_weights
 from interp.prompts import PromptPairs, Prompts
@@ -37,9 +37,15 @@ class Readout:
     targets: Targets
 
     @classmethod
-    def of(cls, prompts: Prompts | PromptPairs, metrics: Sequence[Metric]) -> Readout:
-        """Metrics against the prompts' answers, with the corrupted answers as foils where there are pairs."""
-        return cls(tuple(metrics), Targets.of(prompts))
+    def of(
+        cls, prompts: Prompts | PromptPairs, metrics: Sequence[Metric | str], targets: Targets | None = None
+    ) -> Readout:
+        """Metrics (or their names) against `targets`.
+
+        By default against the prompts' answers, with the corrupted answers as foils where there are pairs.
+        """
+        chosen = tuple(named([m])[0] if isinstance(m, str) else m for m in metrics)
+        return cls(chosen, Targets.of(prompts) if targets is None else targets)
 
     def check(self, model: HookedTransformer, prompts: Prompts) -> None:
         """Raise where the readout cannot be made from this model or these prompts."""
