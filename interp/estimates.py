@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -136,6 +137,17 @@ def proportion(successes: Values, groups: Values | None = None) -> Estimate:
     return Estimate(value, low, high, np.full_like(value, np.nan), n)
 
 
+def counted(successes: Values, n: Values) -> Estimate:
+    """Shares of independent trials by their counts, with Wilson's interval."""
+    top, bottom = _table(successes), _table(n)
+    if (top < 0).any() or (top > bottom).any():
+        raise PromptError("a count of successes lies between 0 and the number of trials")
+    value = _divide(top, np.broadcast_to(bottom, top.shape))
+    low, high = _wilson(value, np.where(bottom > 0, bottom, np.nan))
+    whole = np.broadcast_to(bottom, top.shape).astype(int)
+    return Estimate(value, low, high, np.full_like(value, np.nan), whole)
+
+
 def proportion_difference(first: Estimate, second: Estimate) -> Estimate:
     """Difference of two independent single proportions (Newcombe's method 10, Stat. Med. 17 (1998) 873)."""
     p, q = float(first.value), float(second.value)
@@ -203,6 +215,28 @@ def dealt(
     shuffled = codes.copy()
     shuffled[kept] = given[np.searchsorted(names, groups[kept])]
     return shuffled
+
+
+def matched(
+    label: Bool[np.ndarray, " prompt"],
+    strata: Shaped[np.ndarray, " prompt"],
+    groups: Shaped[np.ndarray, " prompt"],
+    rng: np.random.Generator,
+) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+    """Pairs of prompts of one stratum, one with the label and one without; no group comes twice.
+
+    Differences within such pairs are independent, and symmetric about zero where the label makes no difference.
+    """
+    order = rng.permutation(len(label))
+    order = order[np.sort(np.unique(groups[order], return_index=True)[1])]
+    pairs: list[NDArray[np.int64]] = []
+    for stratum in np.unique(strata):
+        here = order[strata[order] == stratum]
+        having, lacking = here[label[here]], here[~label[here]]
+        n = min(len(having), len(lacking))
+        pairs.append(np.stack([having[:n], lacking[:n]]))
+    both = np.concatenate(pairs, axis=1) if pairs else np.zeros((2, 0), dtype=np.int64)
+    return both[0], both[1]
 
 
 def sign_flip(
@@ -292,9 +326,12 @@ def _wilson(share: Any, n: Any) -> tuple[NDArray[np.float64], NDArray[np.float64
     return np.where(np.isnan(n), np.nan, low), np.where(np.isnan(n), np.nan, high)
 
 
+@lru_cache(maxsize=6)  # a study estimates many cells over the same number of groups
 def _resample(n: int, seed: int) -> NDArray[np.float64]:
     """How often each group is drawn in each bootstrap resample: [resample, group]."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(float)
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).astype(float)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def _bca(
@@ -352,4 +389,6 @@ def _signs(n: int, seed: int, resamples: int) -> tuple[NDArray[np.float64], bool
     """Sign patterns [resample, group], and whether they are all there are."""
     if n and 2**n <= resamples:
         return 1.0 - 2.0 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1), True
-    return np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(resamples, n)), False
+    bits = np.frombuffer(np.random.default_rng(seed).bytes(resamples * (n // 8 + 1)), dtype=np.uint8)
+    flips = np.unpackbits(bits.reshape(resamples, -1), axis=1)[:, :n]
+    return 1.0 - 2.0 * flips.astype(np.float64), False

@@ -67,6 +67,20 @@ class Activations:
             raise ConfigError("this needs resid_pre at every layer; name it in `capture`")
         return torch.cat([self.stack("resid_pre"), self["resid_post", self.n_layers - 1][:, None]], dim=1)
 
+    def stream(self) -> list[tuple[str, Site, Float[Tensor, "prompt pos d_model"]]]:
+        """The stream depth by depth, as in `residual` and after each attention whose `resid_mid` was captured.
+
+        Each with its name (embed, layer 0 attention, layer 0, ...) and the site at which an edit changes it.
+        """
+        residual = self.residual()
+        found = [("embed", Site("resid_pre", 0), residual[:, 0])]
+        for layer in range(self.n_layers):
+            middle = Site("resid_mid", layer)
+            if middle in self.tensors:
+                found.append((f"layer {layer} attention", middle, self.tensors[middle]))
+            found.append((f"layer {layer}", Site("resid_post", layer), residual[:, layer + 1]))
+        return found
+
 
 def _trim(tensor: Tensor, site: Site, width: int) -> Tensor:
     for axis, name in enumerate(site.axes):

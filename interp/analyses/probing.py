@@ -21,12 +21,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from interp.errors import ConfigError, PromptError
 from interp.estimates import Estimate, dealt, difference, proportion
 from interp.models.directions import Direction
-from interp.prompts import Position
+from interp.prompts import Position, Prompts
 from interp.results import grid_frame
 from interp.sites import Site
 from interp.tensors import Activations, gather_positions
@@ -39,6 +40,8 @@ class Probing:
     label: str
     classes: tuple[str, ...]
     depths: tuple[str, ...]
+    sites: tuple[str, ...]
+    """Where an edit changes each depth, as resid_post.0."""
     positions: tuple[str, ...]
     right: Float[Tensor, "prompt depth position"]
     """1 where a probe that never saw the prompt's group names its label; nan where prompt has no label or position."""
@@ -70,9 +73,9 @@ class Probing:
         """What a probe reads one label along, as a direction of the stream."""
         if label not in self.classes:
             raise ConfigError(f"the probe knows no label {label!r}; it knows: {', '.join(self.classes)}")
-        at = Site("resid_pre", 0) if depth == 0 else Site("resid_post", depth - 1)
+        name, _, layer = self.sites[depth].partition(".")
         source = f"probe for {self.label} = {label} at {self.positions[position]}, {self.depths[depth]}"
-        return Direction(at, self.vectors[depth, position, self.classes.index(label)], source)
+        return Direction(Site(name, int(layer)), self.vectors[depth, position, self.classes.index(label)], source)
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each prompt, depth and position."""
@@ -97,7 +100,8 @@ def probing(
     Folds are grouped by the prompts' groups, so that a probe is never asked about a group it has seen. `key` names the
     label columns whose values together get random labels in the control task: something that comes again in other
     groups (the digits of a column, not the operands), or the control could not be learned at all. `strength` is the
-    inverse of the ridge penalty, on standardised activations. Needs `resid_pre` and `resid_post`.
+    inverse of the ridge penalty, on standardised activations. Needs `resid_pre` and `resid_post`; where `resid_mid` is
+    there, the stream is also read between attention and MLP.
     """
     prompts = activations.prompts
     if not key:
@@ -109,10 +113,33 @@ def probing(
     if len(classes) < 2:
         raise PromptError(f"the label {label!r} has {len(classes)} value(s) in these prompts; a probe needs two")
     tasks = (codes, dealt(codes, groups, generator), _keyed(codes, keys, generator))
-    stream = activations.residual().float().cpu()
-    n, depths = stream.shape[:2]
-    found = np.full((4, n, depths, len(at)), np.nan)
-    vectors = torch.full((depths, len(at), len(classes), stream.shape[-1]), torch.nan)
+    names, sites, tensors = zip(*activations.stream(), strict=True)
+    with threadpool_limits(1):  # fits are small: threads only get in each other's way
+        found, vectors = _answers(prompts, tensors, tasks, at, len(classes), folds, strength, seed)
+    right, shuffled, control, majority = torch.from_numpy(found).float()
+    return Probing(
+        label, classes, names, tuple(map(str, sites)), tuple(map(str, at)), right, shuffled, control, majority,
+        ", ".join(key), vectors, prompts.groups,
+    )  # fmt: skip
+
+
+def _answers(
+    prompts: Prompts,
+    tensors: Sequence[Float[Tensor, "prompt pos d_model"]],
+    tasks: Sequence[NDArray[np.int64]],
+    at: Sequence[Position],
+    n_classes: int,
+    folds: int,
+    strength: float,
+    seed: int,
+) -> tuple[NDArray[np.float64], Float[Tensor, "depth position class d_model"]]:
+    """Held-out answers [task or majority, prompt, depth, position], and the weights of probes fitted to all prompts.
+
+    The first of the tasks are the real labels.
+    """
+    codes, groups = tasks[0], prompts.groups.numpy()
+    found = np.full((len(tasks) + 1, len(prompts), len(tensors), len(at)), np.nan)
+    vectors = torch.full((len(tensors), len(at), n_classes, tensors[0].shape[-1]), torch.nan)
     for place, position in enumerate(at):
         there = (prompts.columns(position).numpy() >= 0) & (codes >= 0)
         if len(np.unique(groups[there])) < folds or len(np.unique(codes[there])) < 2:
@@ -121,20 +148,15 @@ def probing(
         split = list(GroupKFold(folds, shuffle=True, random_state=seed).split(rows, groups=groups[rows]))
         for train, test in split:
             common = np.bincount(codes[rows[train]]).argmax()
-            found[3, rows[test], :, place] = (codes[rows[test]] == common)[:, None]
-        for depth in range(depths):
-            x = gather_positions(stream[:, depth], prompts, [position])[rows, 0].numpy()
+            found[-1, rows[test], :, place] = (codes[rows[test]] == common)[:, None]
+        for depth, tensor in enumerate(tensors):
+            x = gather_positions(tensor, prompts, [position])[rows, 0].float().cpu().numpy()
             for number, task in enumerate(tasks):
                 y = task[rows]
                 for train, test in split:
                     found[number, rows[test], depth, place] = _predict(x[train], y[train], x[test], strength) == y[test]
-            vectors[depth, place] = torch.from_numpy(_weights(x, codes[rows], len(classes), strength)).float()
-    right, shuffled, control, majority = torch.from_numpy(found).float()
-    names = ("embed", *(f"layer {i}" for i in range(depths - 1)))
-    return Probing(
-        label, classes, names, tuple(map(str, at)), right, shuffled, control, majority,
-        ", ".join(key), vectors, prompts.groups,
-    )  # fmt: skip
+            vectors[depth, place] = torch.from_numpy(_weights(x, codes[rows], n_classes, strength)).float()
+    return found, vectors
 
 
 def _keyed(codes: NDArray[np.int64], keys: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -138,7 +138,7 @@ def _tested(
 def _eta(x: NDArray[np.float64], codes: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:
     """Between-class share of the variance, for each row of codes: [labelling, column]. x has mean 0."""
     members = (codes[:, None] == np.arange(n_classes)[None, :, None]).astype(float)  # labelling, class, prompt
-    sums = members @ x
-    between = (sums**2 / np.maximum(members.sum(2), 1)[..., None]).sum(1)
+    sums = (members.reshape(-1, len(x)) @ x).reshape(*members.shape[:2], -1)  # one product: many times faster
+    between = np.einsum("lcn,lc->ln", sums**2, 1 / np.maximum(members.sum(2), 1))
     total = (x**2).sum(0)
     return np.divide(between, total, out=np.zeros_like(between), where=total > 1e-12)

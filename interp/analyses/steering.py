@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.errors import ConfigError
 from interp.estimates import Estimate, difference, mean
-from interp.metrics import Metric, Targets, named
+from interp.metrics import Metric, Targets
 from interp.models.directions import Direction
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY
@@ -70,11 +70,10 @@ def direction_test(
     """Project a direction out at every token (or at one position `at`), and add it at each dose."""
     if random_directions < 1:
         raise ConfigError("the control needs at least one random direction")
-    chosen = named([metric])[0] if isinstance(metric, str) else metric
     cells = []
     for one in (direction, *direction.random(random_directions, seed=seed)):
         cells += [[one.project_out(at=at)], *one.dose(doses, at=at)]
-    readout = Readout((chosen,), Targets.of(prompts) if targets is None else targets)
+    readout = Readout.of(prompts, [metric], targets)
     found = sweep(model, Edits(prompts, cells), readout, memory=memory, progress=progress)
     grid = found.values[..., 0].reshape(len(prompts), random_directions + 1, 1 + len(doses))
     if at is not None:
@@ -83,7 +82,7 @@ def direction_test(
     return DirectionTest(
         source=direction.source,
         site=str(direction.site),
-        metric=chosen.name,
+        metric=found.metrics[0],
         edits=names,
         values=grid[:, 0],
         random=grid[:, 1:].transpose(1, 2).contiguous(),
