@@ -91,7 +91,9 @@ def _result_class(name: str) -> type:
     """A result dataclass of this library; nothing else is ever called on behalf of a file."""
     module, _, kind = name.rpartition(".")
     found = None
-    if module.startswith(("interp.analyses.", "interp.studies.", "interp.models.sweeps.", "interp.estimates")):
+    if module.startswith(
+        ("interp.analyses.", "interp.workflows.", "interp.studies.", "interp.models.sweeps.", "interp.estimates")
+    ):
         found = getattr(importlib.import_module(module), kind, None)
     if not isinstance(found, type) or not is_dataclass(found) or found.__module__ != module:
         raise TypeError(f"{name!r} is no result of this library")

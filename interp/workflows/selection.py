@@ -6,13 +6,15 @@ one chooses, the other estimates. What is done to a trained model is done to eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 
-from interp.analyses.ablation import Ablation
+from interp.analyses.ablation import Ablation, StepAblation
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.patching import Patching
@@ -22,6 +24,7 @@ from interp.estimates import (
     FEWEST_GROUPS,
     Estimate,
     against_population,
+    constant,
     difference,
     halves,
     mean,
@@ -76,6 +79,14 @@ def best_patch(result: Patching, *, layer: int | None = None, seed: int = 0) -> 
 
 def best_head(scores: HeadScores, job: str, *, seed: int = 0) -> tuple[int, int, Estimate]:
     """Layer, head and score of the head that does a job best: chosen on one half, estimated on the other."""
+    row, head, left, groups = _best_head(scores, job, seed)
+    return scores.layers[row], head, mean(left, groups)
+
+
+def _best_head(
+    scores: HeadScores, job: str, seed: int
+) -> tuple[int, int, Float[np.ndarray, " prompt"], Int[np.ndarray, " prompt"]]:
+    """Row, head and its scores and groups on the other half."""
     if job not in scores.scores:
         raise ConfigError(f"the heads were not scored on {job!r}; they were on: {', '.join(scores.scores)}")
     values, groups = scores.values[..., scores.scores.index(job)].numpy(), scores.groups.numpy()
@@ -84,13 +95,18 @@ def best_head(scores: HeadScores, job: str, *, seed: int = 0) -> tuple[int, int,
     if np.isnan(found).all():
         raise PromptError(f"no prompt of the searching half has a query with the job {job!r}")
     row, head = np.unravel_index(np.nanargmax(found), found.shape)
-    return scores.layers[row], int(head), mean(values[confirm][:, row, head], groups[confirm])
+    return int(row), int(head), values[confirm][:, row, head], groups[confirm]
+
+
+def _best_heads(untrained: Sequence[HeadScores], job: str, seed: int) -> list[float]:
+    """What the best head of each untrained model has, chosen and estimated as for the trained one."""
+    return [float(mean_value(_best_head(other, job, seed)[2])) for other in untrained]
 
 
 def learned_head(trained: HeadScores, untrained: Sequence[HeadScores], job: str, *, seed: int = 0) -> Chosen:
     """The head that does a job best, against the best heads of untrained models chosen and estimated alike."""
     layer, head, effect = best_head(trained, job, seed=seed)
-    others = [float(best_head(other, job, seed=seed)[2].value) for other in untrained]
+    others = _best_heads(untrained, job, seed)
     return Chosen(
         layer=layer,
         column=str(head),
@@ -99,6 +115,35 @@ def learned_head(trained: HeadScores, untrained: Sequence[HeadScores], job: str,
         difference=against_population(effect, others, reach=1.0),
         searched=trained.values.shape[1] * trained.values.shape[2],
     )
+
+
+def learned_heads(
+    trained: HeadScores, untrained: Sequence[HeadScores], job: str, *, minimum: float = 0.1, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Every head's score at a job, beside the best heads of untrained models; the highest first, as plain values.
+
+    Found is a head whose score lies above what a further untrained model's best head would have, by `minimum` at least:
+    the best of all untrained heads stands against each, so having looked at all of them is allowed for.
+    """
+    index = trained.scores.index(job)
+    _, confirm = halves(trained.groups, seed=seed)
+    kept = torch.from_numpy(confirm)
+    found = mean(trained.values[kept][..., index], trained.groups[kept])
+    others = _best_heads(untrained, job, seed)
+    rows = []
+    for row, layer in enumerate(trained.layers):
+        for head in range(found.value.shape[1]):
+            learned = against_population(found[row, head], others, reach=1.0)
+            rows.append(
+                {
+                    "head": f"L{layer}H{head}",
+                    "found": bool(learned.low > minimum),
+                    "effect": found[row, head].as_dict(),
+                    "control": population(others, bounds=(0, 1)).as_dict(),
+                    "difference": learned.as_dict(),
+                }
+            )
+    return sorted(rows, key=lambda row: -row["effect"]["value"])
 
 
 def readable_from(result: LogitLens, positions: Sequence[str] | None = None, *, seed: int = 0) -> Chosen:
@@ -137,9 +182,9 @@ def costliest(result: Ablation, metric: str | None = None, *, seed: int = 0) -> 
         raise ConfigError("the costliest part needs another one beside it; ablate more than one")
     row, column = np.unravel_index(np.nanargmax(found), found.shape)
     own = drop[confirm][:, row, column]
-    others = (np.nansum(drop[confirm], axis=(1, 2)) - np.nan_to_num(own)) / np.maximum(
-        (~np.isnan(drop[confirm])).sum(axis=(1, 2)) - 1, 1
-    )
+    rest = np.ones(found.shape, dtype=bool)
+    rest[row, column] = False
+    others = _mean_over(drop[confirm][:, rest])
     others = np.where(np.isnan(own), np.nan, others)
     return Chosen(
         layer=result.layers[row],
@@ -149,6 +194,43 @@ def costliest(result: Ablation, metric: str | None = None, *, seed: int = 0) -> 
         difference=difference(own, others, groups[confirm]),
         searched=int((~np.isnan(found)).sum()),
     )
+
+
+def own_and_others(result: StepAblation, own: Mapping[str, str], *, seed: int = 0) -> tuple[Chosen, Chosen]:
+    """What ablating each position costs its own answer token (a metric) and the others, and what the worst other.
+
+    The first averages over the positions of `own`: a prompt's own tokens against its others. The second is the other
+    token that suffers most, chosen on one half of the prompts and estimated on the other; its control is no drop.
+    """
+    drop, groups = result.drop().numpy(), result.groups.numpy()
+    mine = np.zeros(drop.shape[1:], dtype=bool)
+    for position, metric in own.items():
+        mine[result.positions.index(position), result.metrics.index(metric)] = True
+    if not mine.any() or mine.all():
+        raise ConfigError("own names, for some positions, which metric is theirs, and leaves others")
+    flat, kept = drop.reshape(len(drop), -1), mine.reshape(-1)
+    first, second = (_mean_over(flat[:, which]) for which in (kept, ~kept))
+    together = Chosen(
+        layer=-1, column="", effect=mean(first, groups), control=mean(second, groups),
+        difference=difference(first, second, groups), searched=1,
+    )  # fmt: skip
+    search, confirm = halves(groups, seed=seed)
+    found = np.where(kept, np.nan, mean_value(flat[search]))
+    if np.isnan(found).all():
+        raise PromptError("no prompt of the searching half has another answer token; give more prompts of one layout")
+    worst = int(np.nanargmax(found))
+    position, metric = np.unravel_index(worst, mine.shape)
+    left = mean(flat[confirm][:, worst], groups[confirm])
+    return together, Chosen(
+        layer=-1, column=f"{result.positions[position]}: {result.metrics[metric]}", effect=left,
+        control=constant(0.0), difference=left, searched=int((~np.isnan(found)).sum()),
+    )  # fmt: skip
+
+
+def _mean_over(table: Float[np.ndarray, "prompt cell"]) -> Float[np.ndarray, " prompt"]:
+    """Mean over the cells that a prompt has; nan where it has none."""
+    count = (~np.isnan(table)).sum(1)
+    return np.where(count > 0, np.nansum(table, 1) / np.maximum(count, 1), np.nan)
 
 
 def best_probe(result: Probing, *, seed: int = 0) -> Chosen:
@@ -161,7 +243,7 @@ def best_probe(result: Probing, *, seed: int = 0) -> Chosen:
     depth, place = np.unravel_index(np.nanargmax(found), found.shape)
     own, other = right[confirm][:, depth, place], control[confirm][:, depth, place]
     return Chosen(
-        layer=int(depth) - 1,
+        layer=int(result.sites[depth].partition(".")[2]),
         column=f"{result.positions[place]}, {result.depths[depth]}",
         effect=proportion(own, groups[confirm]),
         control=proportion(other, groups[confirm]),

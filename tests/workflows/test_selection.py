@@ -207,7 +207,8 @@ def probed(rng, n, *, planted=0.0):
     right[:, 2, 1] = f32(rng.random(n) < 0.6 + planted)
     nothing = torch.zeros(3, 2, 2, 4)
     return Probing(
-        "carry", ("0", "1"), ("embed", "layer 0", "layer 1"), ("x", "y"), right, control, control, control, "key",
+        "carry", ("0", "1"), ("embed", "layer 0", "layer 1"),
+        ("resid_pre.0", "resid_post.0", "resid_post.1"), ("x", "y"), right, control, control, control, "key",
         nothing, torch.arange(n),
     )  # fmt: skip
 
