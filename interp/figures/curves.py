@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from interp.analyses.ablation import CumulativeAblation
+from interp.analyses.attribution import LogitAttribution
+from interp.analyses.circuits import CumulativeAblation
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.probing import Probing
 from interp.estimates import Estimate, mean, proportion
@@ -96,6 +97,21 @@ def plot_cumulative(result: CumulativeAblation) -> go.Figure:
     )
     band(made, steps, own, "by importance", 0)
     band(made, steps, control, "random order", 6)
+    return made
+
+
+def plot_accumulated(result: LogitAttribution) -> go.Figure:
+    """The metric as the stream fills: the sum up to each component, under the final norm's scale."""
+    found = mean(result.accumulated, result.groups)
+    made = figure(
+        "Accumulated residual: the answer's logit as the stream fills",
+        f"{safe(result.unit)}; sum up to each component, with the final norm's scale of the whole stream; band 95 %",
+        width=max(640, 180 + 60 * len(result.components)),
+        yaxis=dict(title=safe(result.unit)),
+        xaxis=dict(title="up to and with"),
+    )
+    band(made, [safe(name) for name in result.components], found, "accumulated", 0)
+    made.update_layout(showlegend=False)
     return made
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from interp.analyses.ablation import Ablation
 from interp.analyses.attribution import LogitAttribution
+from interp.analyses.steering import DirectionTest
 from interp.analyses.weights import Composition
 from interp.estimates import mean
 from interp.figures.grids import heat, hover
-from interp.figures.theme import GREY, PALETTE, figure, safe, style
+from interp.figures.theme import GREY, MARKERS, PALETTE, figure, safe, style
 
 
 def plot_ablation(result: Ablation) -> go.Figure:
@@ -36,6 +39,55 @@ def plot_ablation(result: Ablation) -> go.Figure:
         height=220 + 40 * len(rows),
     )
     made.update_layout(margin=dict(t=110))
+    return made
+
+
+def plot_importance(result: Ablation, groups: Mapping[str, np.ndarray], metric: str) -> go.Figure:
+    """Mean drop of one metric without each head, on several subsets of the prompts side by side."""
+    names = [f"L{layer}H{column}" for layer in result.layers for column in result.columns]
+    parts = [result.importance(kept, metric=metric) for kept in groups.values()]
+    grid = np.stack([part.value.reshape(-1) for part in parts], 1)
+    said = np.stack([hover(part).reshape(-1) for part in parts], 1)
+    counts = [f"{name} ({int(kept.sum())})" for name, kept in groups.items()]
+    reach = float(np.nanmax(np.abs(np.nan_to_num(grid)))) or 1.0
+    made = go.Figure(
+        heat(grid, counts, names, said=said, diverging=True, limits=(-reach, reach), colorbar=f"drop in {safe(metric)}")
+    )
+    style(
+        made,
+        f"Ablation of {result.site}: drop in {safe(metric)} by kind of problem",
+        f"{result.kind} ablation, one head at a time; in brackets the number of problems; intervals on hover",
+        width=max(560, 260 + 90 * len(counts)),
+        height=240 + 28 * len(names),
+    )
+    made.update_yaxes(autorange="reversed")
+    return made
+
+
+def plot_direction_test(result: DirectionTest) -> go.Figure:
+    """Mean change of the metric under each edit along the direction, beside random directions."""
+    own, control, _ = result.effect()
+    made = figure(
+        f"{safe(result.source)}",
+        f"mean change of {safe(result.metric)} over {len(result.base)} prompts at {safe(result.site)}, beside "
+        f"{result.random.shape[2]} random directions of the same length; bars 95 %",
+        width=max(520, 260 + 120 * len(result.edits)),
+        height=420,
+        yaxis=dict(title=f"change of {safe(result.metric)}"),
+    )
+    for number, (name, part) in enumerate((("direction", own), ("random directions", control))):
+        made.add_trace(
+            go.Scatter(
+                x=list(result.edits), y=part.value, name=name, mode="markers",
+                marker=dict(color=PALETTE[(0, 6)[number]], symbol=MARKERS[number], size=11),
+                error_y=dict(
+                    type="data", symmetric=False, array=part.high - part.value, arrayminus=part.value - part.low,
+                    color=GREY, thickness=1.4, width=5,
+                ),
+                customdata=hover(part), hovertemplate="%{x}: %{customdata}<extra></extra>",
+            )
+        )  # fmt: skip
+    made.add_hline(y=0, line=dict(color=GREY, width=1))
     return made
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from interp import figures
-from interp.analyses.ablation import ablation, cumulative_ablation
+from interp.analyses.ablation import ablation
 from interp.analyses.attention import AttentionPatterns, attention_statistics
 from interp.analyses.attribution import logit_attribution
+from interp.analyses.circuits import cumulative_ablation
 from interp.analyses.heads import head_scores
 from interp.analyses.logit_lens import logit_lens
 from interp.analyses.patching import patching
