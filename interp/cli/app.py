@@ -143,34 +143,47 @@ def analyze_command(
 ) -> None:
     """Analyze one model.
 
-    Analyses: attention, logit-lens, patching; with a model trained by `interp train` also interventions (ablation),
-    attribution (direct logit attribution), weights (composition of heads) and probing.
+    Analyses: attention, logit-lens, patching; with a model trained by `interp train` also circuits (heads and neurons
+    by task), interventions (ablation), attribution (direct logit attribution), weights (composition) and probing.
     """
     if only and everything:
         raise ConfigError("--only and --all exclude each other; choose one")
     _threads(threads)
-    from interp.settings import check
     from interp.studies.catalogue import analysis
-    from interp.studies.settings import ANALYSES, Settings
 
-    settings = _settings(config)
-    changes: dict[str, Any] = {}
-    if examples:
-        changes["examples"] = examples
-    if only:
-        chosen = [name.strip() for name in only.split(",") if name.strip()]
-        if not chosen:
-            raise ConfigError(f"--only names no analysis; choose from {', '.join(ANALYSES)}")
-        for name in chosen:
-            if name not in ANALYSES:
-                raise ConfigError(f"there is no analysis {name!r}; choose from {', '.join(ANALYSES)}")
-        changes["analyses"] = {name: name in chosen for name in ANALYSES}
+    settings = _chosen(config, examples, only, weights)
     if everything:
-        changes["analyses"] = {}
-    if weights:
-        changes["weights"] = weights.value
-    settings = check({**settings.model_dump(), **changes}, Settings, "the options")
+        settings = settings.model_copy(update={"analyses": {}})
     made = analysis(model, settings, device=device, command=_typed())
+    _finish(made, out or Path("runs") / made.name, png, quiet)
+
+
+@app.command("compare", cls=ManyValues)
+def compare_command(
+    first: Annotated[str, typer.Argument(metavar="A", help="A shipped model, a folder or a Hugging Face name.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    examples: Annotated[list[str] | None, typer.Option("--examples", help="Prompts for language models.")] = None,
+    only: Annotated[str | None, typer.Option(help="Some of the analyses of interp analyze, by comma.")] = None,
+    out: Out = None,
+    config: Config = None,
+    weights: Annotated[
+        WeightsName | None, typer.Option(help="raw, or processed (norms folded, weights centred).")
+    ] = None,
+    device: Device = None,
+    threads: Threads = None,
+    png: Png = True,
+    quiet: Quiet = False,
+) -> None:
+    """Compare two models on the same prompts: their tables side by side, with the difference and its interval.
+
+    Arithmetic models are compared on problems that both have learned; by default in logit-lens, patching, interventions
+    and probing. Language models in logit-lens (and patching, with pairs: in the YAML).
+    """
+    _threads(threads)
+    from interp.studies.catalogue import comparison
+
+    settings = _chosen(config, examples, only, weights)
+    made = comparison(first, second, settings, device=device, command=_typed())
     _finish(made, out or Path("runs") / made.name, png, quiet)
 
 
@@ -242,6 +255,27 @@ def _settings(config: Path | None) -> Any:
     from interp.studies.settings import Settings
 
     return read_yaml(config, Settings) if config else Settings()
+
+
+def _chosen(config: Path | None, examples: list[str] | None, only: str | None, weights: WeightsName | None) -> Any:
+    """The settings of the YAML, changed by the options."""
+    from interp.settings import check
+    from interp.studies.settings import ANALYSES, Settings
+
+    changes: dict[str, Any] = {}
+    if examples:
+        changes["examples"] = examples
+    if only:
+        chosen = [name.strip() for name in only.split(",") if name.strip()]
+        if not chosen:
+            raise ConfigError(f"--only names no analysis; choose from {', '.join(ANALYSES)}")
+        for name in chosen:
+            if name not in ANALYSES:
+                raise ConfigError(f"there is no analysis {name!r}; choose from {', '.join(ANALYSES)}")
+        changes["analyses"] = {name: name in chosen for name in ANALYSES}
+    if weights:
+        changes["weights"] = weights.value
+    return check({**_settings(config).model_dump(), **changes}, Settings, "the options")
 
 
 def _threads(threads: int | None) -> None:

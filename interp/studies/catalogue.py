@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from interp.errors import ConfigError, ModelError
 from interp.files import shipped_model, shipped_models
 from interp.models.load import HookedTransformer, info, load_model
-from interp.studies import arithmetic
-from interp.studies.arithmetic_claims import claims, tables
-from interp.studies.arithmetic_parts import steps_for
-from interp.studies.settings import Settings
+from interp.studies.arithmetic.claims import claims
+from interp.studies.arithmetic.seeds import side_by_side, survives
+from interp.studies.arithmetic.steps import steps_for
+from interp.studies.arithmetic.steps_claims import steps_claims
+from interp.studies.arithmetic.subject import ArithmeticSubject, common_task, read_card
+from interp.studies.arithmetic.tables import tables
+from interp.studies.compared import comparison_part
+from interp.studies.settings import ANALYSES, Analysis, Settings
 from interp.studies.study import Part, Study
 from interp.studies.text import TextSubject
 
 ARITHMETIC = ("arithmetic-add3", "arithmetic-add3-steps", "arithmetic-mixed")
+SEEDS = ("arithmetic-add3", "arithmetic-add3-seed1", "arithmetic-add3-seed2")
+"""The same recipe trained from several seeds: on each the headline findings are asked anew."""
+_ASKED_AGAIN: tuple[Analysis, ...] = ("logit-lens", "patching", "circuits", "interventions", "probing")
+_COMPARED: tuple[Analysis, ...] = ("logit-lens", "patching", "interventions", "probing")
 
 STUDIES = {
-    "arithmetic": "How does a small transformer add? Attention, logit lens and patching on trained models.",
+    "arithmetic": "How does a small transformer do arithmetic? Which heads and neurons, what is encoded, what breaks.",
 }
 
 
@@ -27,19 +37,42 @@ def study(name: str, settings: Settings, *, device: str | None, command: str) ->
     """A study by name. Raises ConfigError for an unknown one."""
     if name not in STUDIES:
         raise ConfigError(f"there is no study {name!r}; choose from {', '.join(STUDIES)}")
-    parts = []
-    for model_name in ARITHMETIC:
-        folder = shipped_model(model_name)
-        if folder is None:
-            raise ModelError(f"the shipped model {model_name} is missing from data/models; train it: see its card")
-        parts.append(_part(str(folder), settings, device))
+    parts = {name: _part(_shipped(name), settings, device) for name in ARITHMETIC}
+    again = settings.model_copy(
+        update={
+            "analyses": {a: a in _ASKED_AGAIN and settings.wants(a) for a in ANALYSES},
+            "sites": [site for site in settings.sites if site in ("resid_pre", "z")] or settings.sites[:1],
+        }
+    )
+    parts |= {
+        name: replace(_part(_shipped(name), again, device, pictures=False), folded=True)
+        for name in SEEDS if name not in parts
+    }  # fmt: skip
+    without, steps = (parts[name] for name in ARITHMETIC[:2])
+    compared = [
+        comparison_part(
+            without, steps, name="worked-steps", title="What training with worked steps changes",
+            about=f"{without.name} and {steps.name}: the same architecture, seed and problems.",
+            claims=steps_claims(without.name, steps.name) if settings.wants("logit-lens") else lambda _: (),
+            headline=["logit-lens prompts", "interventions heads"],
+        )
+    ]  # fmt: skip
     return Study(
         name="arithmetic",
         title="How a small transformer does arithmetic",
-        question="Where do the digits and the carry travel, when is the answer readable, and which heads look where?",
-        parts=parts,
+        question="Which layers and heads carry the carry, when does each answer digit become readable, which sub-task "
+        "does each head serve, is multiplication done column by column, and what do worked steps change?",
+        parts=[*parts.values(), *compared],
         command=command,
+        survey=lambda made: [survives([part for name in SEEDS for part in made if part["name"] == name])],
     )
+
+
+def _shipped(name: str) -> str:
+    folder = shipped_model(name)
+    if folder is None:
+        raise ModelError(f"the shipped model {name} is missing from data/models; train it: see its card")
+    return str(folder)
 
 
 def analysis(model: str, settings: Settings, *, device: str | None, command: str) -> Study:
@@ -54,16 +87,67 @@ def analysis(model: str, settings: Settings, *, device: str | None, command: str
     )
 
 
+def comparison(first: str, second: str, settings: Settings, *, device: str | None, command: str) -> Study:
+    """Two models on the same prompts: two arithmetic models, or two language models on the user's prompts and pairs.
+
+    Arithmetic models are asked what both have learned: the operators, and the lengths of numbers, that they share.
+    """
+    if not settings.analyses:
+        settings = settings.model_copy(update={"analyses": {a: a in _COMPARED for a in ANALYSES}})
+    cards = [_card(name) for name in (first, second)]
+    if (cards[0] is None) != (cards[1] is None):
+        raise ConfigError(
+            f"{first} and {second} cannot be compared: one was trained on arithmetic by this library, the other was not"
+        )
+    if cards[0] is None or cards[1] is None:
+        settings = settings.model_copy(
+            update={"analyses": {a: on and a in ("logit-lens", "patching") for a, on in settings.analyses.items()}}
+        )
+    shared = None if cards[0] is None or cards[1] is None else common_task(cards[0], cards[1], (first, second))
+    one, other = (_part(name, settings, device, task=shared) for name in (first, second))
+    if one.name == other.name:
+        one, other = replace(one, name=f"{one.name}-A"), replace(other, name=f"{other.name}-B")
+    return Study(
+        name=f"compare-{one.name}-{other.name}",
+        title=f"{one.title} and {other.title} compared",
+        question="On the same prompts: what do the two have in common, and where do they differ?",
+        parts=[
+            one,
+            other,
+            comparison_part(
+                one, other, title="The same tables side by side",
+                about=f"{other.name} less {one.name}. Heads with one number are the same head only within one training "
+                "run; of two seeds compare layers, positions and depths.",
+            ),
+        ],
+        command=command,
+        survey=lambda made: [side_by_side(made[:2])] if made[0]["claims"] else [],
+    )  # fmt: skip
+
+
 def folder_name(model: str) -> str:
     """A plain name for the folder of a model's results, whatever path or hub name the model has."""
     name = Path(model).resolve().name if Path(model).exists() else model.rsplit("/", 1)[-1]
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
 
 
-def _part(model_name: str, settings: Settings, device: str | None) -> Part:
-    model = load_model(model_name, device=device, weights=settings.weights)
+def _card(model_name: str) -> dict[str, Any] | None:
+    """The card of an arithmetic model made here; None for any other model."""
     folder = Path(model_name) if Path(model_name).is_dir() else shipped_model(model_name)
-    card = arithmetic.read_card(folder) if folder is not None else None
+    return read_card(folder) if folder is not None else None
+
+
+def _part(
+    model_name: str,
+    settings: Settings,
+    device: str | None,
+    *,
+    pictures: bool = True,
+    task: Mapping[str, Any] | None = None,
+) -> Part:
+    """What is asked of one model; `task` (of an arithmetic model) narrows what its card says it has learned."""
+    model = load_model(model_name, device=device, weights=settings.weights)
+    card = _card(model_name)
     name = folder_name(model_name)
     known = {"name": name, "title": name, "about": _about(model), "model": asdict(info(model))}
     if card is None:
@@ -79,15 +163,20 @@ def _part(model_name: str, settings: Settings, device: str | None) -> Part:
         if subject.pairs is not None:
             prompts["pairs"] = subject.pairs.digest
         return Part(**known, steps=subject.steps(), notes=notes, settings=settings.model_dump(), prompts=prompts)
-    made = arithmetic.ArithmeticSubject(model, card, settings)
+    if task is not None:
+        card = {**card, "task": {**card["task"], **task}}
+    made = ArithmeticSubject(model, card, settings)
+    steps = steps_for(made)
+    if not pictures:
+        steps = [replace(step, pictures=lambda _: (), pages=lambda _: {}) for step in steps]
     notes = []
     if settings.wants("patching") and len(made.operators) > 1 and "+" in made.operators:
         notes.append("Pairs that differ in a digit or a carry are additions.")
     return Part(
         **known,
-        steps=steps_for(made),
+        steps=steps,
         claims=lambda found: claims(found, made.operators, steps=made.steps),
-        tables=tables,
+        tables=lambda found: tables(made, found),
         notes=notes,
         settings=made.settings.model_dump(),
         prompts={"problems and examples": made.prompts.digest},
@@ -106,7 +195,7 @@ def listing() -> dict[str, list[tuple[str, str]]]:
     """Studies and shipped models with a line about each."""
     models = []
     for folder in shipped_models():
-        card = arithmetic.read_card(folder) or {}
+        card = read_card(folder) or {}
         right = card.get("exact_match", {})
         line = f"{right['value']:.2%} of {right['n']:,} held-out problems" if right else ""
         models.append((folder.name, line))

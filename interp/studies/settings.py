@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -12,10 +12,10 @@ from interp.metrics import METRICS
 from interp.models.load import HookedTransformer, Weights, info
 from interp.sites import AXES
 
-Analysis = Literal["attention", "logit-lens", "patching", "interventions", "attribution", "weights", "probing"]
-ANALYSES: tuple[Analysis, ...] = (
-    "attention", "logit-lens", "patching", "interventions", "attribution", "weights", "probing",
-)  # fmt: skip
+Analysis = Literal[
+    "attention", "logit-lens", "patching", "circuits", "interventions", "attribution", "weights", "probing"
+]
+ANALYSES: tuple[Analysis, ...] = get_args(Analysis)
 
 
 class Pair(BaseModel):

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 from interp.analyses.attention import attention_patterns, attention_statistics
-from interp.analyses.heads import Job, head_scores
+from interp.analyses.heads import HeadScores, Job, head_scores
 from interp.analyses.logit_lens import logit_lens
 from interp.models.load import HookedTransformer, info, untrained
 from interp.models.run import capture
@@ -24,6 +24,7 @@ class Subject(ABC):
     model: HookedTransformer
     settings: Settings
     layers: list[int]
+    _scores: tuple[HeadScores, list[HeadScores]] | None = None
 
     @property
     @abstractmethod
@@ -50,6 +51,17 @@ class Subject(ABC):
     def tracked(self) -> Sequence[Position] | None:
         """Queries at which position tracking is measured."""
 
+    def scores(self, report: Report) -> tuple[HeadScores, list[HeadScores]]:
+        """Head scores of the model and of untrained ones, computed when first wanted."""
+        if self._scores is None:
+            own, others = head_scores(self.on_prompts, self.jobs, track=self.tracked), []
+            for seed, fresh in enumerate(untrained(self.model, range(self.settings.untrained))):
+                report(f"untrained model {seed + 1} of {self.settings.untrained}")
+                other = capture(fresh, self.on_prompts.prompts, ["pattern"], layers=self.layers)
+                others.append(head_scores(other, self.jobs, track=self.tracked))
+            self._scores = own, others
+        return self._scores
+
     def key(self, what: str, *options: object) -> str:
         """Fingerprint of a step."""
         known = info(self.model)
@@ -63,14 +75,9 @@ def attention_step(subject: Subject) -> Step:
 
     def compute(report: Report) -> Results:
         found = subject.on_prompts
-        computed: Results = {
-            "statistics": attention_statistics(found),
-            "head-scores": head_scores(found, subject.jobs, track=subject.tracked),
-        }
-        for seed, fresh in enumerate(untrained(subject.model, range(settings.untrained))):
-            report(f"untrained model {seed + 1} of {settings.untrained}")
-            other = capture(fresh, found.prompts, ["pattern"], layers=subject.layers)
-            computed[f"untrained-{seed}"] = head_scores(other, subject.jobs, track=subject.tracked)
+        own, others = subject.scores(report)
+        computed: Results = {"statistics": attention_statistics(found), "head-scores": own}
+        computed |= {f"untrained-{seed}": other for seed, other in enumerate(others)}
         examples = subject.on_examples
         if examples is not None:
             computed["examples"] = attention_patterns(examples, subject.model.tokenizer)

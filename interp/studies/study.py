@@ -54,6 +54,8 @@ class Step:
     text: str = ""
     drawn: Sequence[str] = ()
     """What the figures depend on besides the results."""
+    derive: Callable[[Mapping[str, Mapping[str, Results]]], Results] | None = None
+    """Instead of `compute`: makes the results from those of the parts before it. Its key must tell those apart."""
 
     @property
     def fingerprint(self) -> str:
@@ -73,10 +75,14 @@ class Part:
     claims: Callable[[Mapping[str, Results]], Sequence[Claim]] = lambda _: ()
     tables: Callable[[Mapping[str, Results]], Mapping[str, Any]] = lambda _: {}
     """JSON files of the part by name: head lists and the like."""
+    joint_claims: Callable[[Mapping[str, Mapping[str, Results]]], Sequence[Claim]] = lambda _: ()
+    """Claims on this part and those before it together."""
     notes: Sequence[str] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Hashes of the prompts."""
+    folded: bool = False
+    """Folded away on the page: a repetition whose findings stand in a table above."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +94,9 @@ class Study:
     question: str
     parts: Sequence[Part]
     command: str = ""
+    survey: Callable[[Sequence[Mapping[str, Any]]], Sequence[Mapping[str, Any]]] = lambda _: ()
+    """From all parts with their claims, as in `run.json`, to tables that stand before them: title, text, columns,
+    rows."""
 
 
 def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool = True) -> dict[str, Any]:
@@ -108,7 +117,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
             bar.update(task, what=here)
             folder = out / part.name / step.name
             seconds[f"{part.name}/{step.name}"] = _carry_out(
-                step, folder, lambda what, at=here: bar.update(task, what=f"{at}, {what}")
+                step, folder, found, lambda what, at=here: bar.update(task, what=f"{at}, {what}")
             )
             found[part.name][step.name] = _read_back(folder)
             bar.advance(task)
@@ -125,7 +134,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
                 "about": part.about,
                 "model": dict(part.model),
                 "notes": list(part.notes),
-                "claims": [claim.as_dict() for claim in part.claims(found[part.name])],
+                "claims": [c.as_dict() for c in (*part.claims(found[part.name]), *part.joint_claims(found))],
                 "steps": [
                     {"name": s.name, "text": s.text, "key": s.key, **pictures[f"{part.name}/{s.name}"]}
                     for s in part.steps
@@ -133,6 +142,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
                 "tables": sorted(tables),
                 "settings": dict(part.settings),
                 "prompts": dict(part.prompts),
+                "folded": part.folded,
             }
         )
     run = {
@@ -142,6 +152,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
         "command": study.command,
         "provenance": results.provenance(),
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "survey": [dict(table) for table in study.survey(parts)],
         "parts": parts,
     }
     write_json(out / "run.json", run)
@@ -157,7 +168,7 @@ def _check_folder(out: Path) -> None:
     write_text(out / _MARKER, "This folder is a run of interp; what is in it is written by the command.\n")
 
 
-def _carry_out(step: Step, folder: Path, report: Report) -> float:
+def _carry_out(step: Step, folder: Path, found: Mapping[str, Mapping[str, Results]], report: Report) -> float:
     """Compute and save the results unless they are there; returns the seconds it took when it was done."""
     done = folder / "done.json"
     if done.exists():
@@ -170,7 +181,7 @@ def _carry_out(step: Step, folder: Path, report: Report) -> float:
             pass  # damaged: done again
         done.unlink()
     started = time.perf_counter()
-    computed = step.compute(report)
+    computed = step.compute(report) if step.derive is None else step.derive(found)
     for name, result in computed.items():
         report(f"saving {name}")
         results.save(result, folder / name)

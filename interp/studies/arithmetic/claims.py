@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 import numpy as np
 
-from interp.analyses.ablation import Ablation
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.patching import Patching
-from interp.analyses.probing import Probing
 from interp.errors import PromptError
-from interp.estimates import Estimate, against_population, population, proportion, proportion_difference
+from interp.estimates import (
+    against_population,
+    population,
+    proportion,
+    proportion_difference,
+)
 from interp.evidence import Claim
+from interp.studies.arithmetic.part_claims import part_claims
+from interp.studies.arithmetic.words import CONFIRMED, claim_of, percent
 from interp.studies.pictures import untrained_scores
 from interp.studies.study import Results
-from interp.workflows.selection import Chosen, best_patch, best_probe, costliest, learned_head, readable_from
+from interp.workflows.selection import (
+    Chosen,
+    best_patch,
+    learned_head,
+    readable_from,
+)
 
 _RELATIVE = {
     "changed": "the token that was changed",
@@ -38,7 +47,6 @@ _JOBS = {
     "next lower column": "the digits of the next lower column, where a carry would come from",
     "operator": "the operator",
 }
-_CONFIRMED = "chosen among {} on one half of the problems, estimated on the other"
 
 
 def claims(found: Mapping[str, Results], operators: str, *, steps: bool) -> list[Claim]:
@@ -48,25 +56,9 @@ def claims(found: Mapping[str, Results], operators: str, *, steps: bool) -> list
         made += _lens(found["logit-lens"]["prompts"])
     if "patching" in found:
         made += _patching(found["patching"])
-    if "interventions" in found:
-        made.append(_needed(found["interventions"]["heads"]))
     if "attention" in found:
         made += _heads(found["attention"], operators, steps)
-    if "probing" in found:
-        made += [_probed(result) for name, result in found["probing"].items() if name.startswith("carry")]
-    return made
-
-
-def percent(estimate: Estimate) -> str:
-    """A share for a sentence; a decimal more where rounding would make it all or nothing."""
-    share = float(estimate.value)
-    near = 0 < abs(share) < 0.005 or 0.995 <= share < 1
-    return f"{share:.1%}" if near else f"{round(100 * share) + 0:d}%" if share == share else "–"
-
-
-def claim_of(best: Chosen, **words: Any) -> Claim:
-    """A claim on what was chosen on one half and estimated on the other."""
-    return Claim(effect=best.effect, control=best.control, difference=best.difference, **words)
+    return made + part_claims(found)
 
 
 def _accuracy(found: Results, operators: str) -> list[Claim]:
@@ -133,7 +125,7 @@ def _lens(lens: LogitLens) -> list[Claim]:
             control_name="the depth before",
             minimum=0.25,
             unit="share of answer digits on top of the logit lens",
-            note=f"The depth was {_CONFIRMED.format(best.searched)}. The lens reads what is in the output's basis; "
+            note=f"The depth was {CONFIRMED.format(best.searched)}. The lens reads what is in the output's basis; "
             "earlier layers may know the answer in another form.",
         )
     ]
@@ -184,45 +176,14 @@ def _patched(result: Patching, best: Chosen, name: str, statement: str, searched
         control_name="patching from another pair that differs in it",
         minimum=0.1,
         unit="share of the clean-corrupted logit difference",
-        note=f"The {searched} was {_CONFIRMED.format(best.searched)}. Ratio of means, over pairs that have a control.",
-    )
-
-
-def _needed(result: Ablation) -> Claim:
-    best = costliest(result, "exact_match")
-    return claim_of(
-        best,
-        name="needed head",
-        statement=f"Head L{best.layer}H{best.column} is needed: without it {percent(best.effect)} fewer problems are "
-        f"solved, without another head {percent(best.control)} on average.",
-        control_name="the mean of the other heads",
-        minimum=0.1,
-        unit="drop in the share of problems with every answer token right",
-        note=f"{result.kind} ablation at every token. The head was {_CONFIRMED.format(best.searched)}. A head that is "
-        "not needed may have a stand-in.",
-    )
-
-
-def _probed(result: Probing) -> Claim:
-    best = best_probe(result)
-    _, _, place = result.label.partition(".")
-    return claim_of(
-        best,
-        name=f"probe: {result.label}",
-        statement=f"The carry out of the {place} can be read linearly at {best.column}: "
-        f"{percent(best.effect)} of held-out problems.",
-        control_name="a control task: random labels for the column's digit pairs",
-        minimum=0.1,
-        unit="share of problems whose carry the probe names",
-        note=f"Depth and position were {_CONFIRMED.format(best.searched)}. Readable is not used: a direction must be "
-        "tested by an edit.",
+        note=f"The {searched} was {CONFIRMED.format(best.searched)}. Ratio of means, over pairs that have a control.",
     )
 
 
 def _heads(found: Results, operators: str, steps: bool) -> list[Claim]:
     others = untrained_scores(found)
     made = []
-    for job, best in _learned(found["head-scores"], others).items():
+    for job, best in learned(found["head-scores"], others).items():
         if job not in _JOBS or (job == "operator" and len(operators) == 1):
             continue
         query = "a worked step" if steps and job != "own step" and job != "operator" else "an answer position"
@@ -235,7 +196,7 @@ def _heads(found: Results, operators: str, steps: bool) -> list[Claim]:
                 control_name="the best heads of untrained models",
                 minimum=0.1,
                 unit="share of attention",
-                note=f"The head was {_CONFIRMED.format(best.searched)}; each of {len(others)} untrained models chose "
+                note=f"The head was {CONFIRMED.format(best.searched)}; each of {len(others)} untrained models chose "
                 "its own best head in the same way (the control's interval is where a further one would fall). Where a "
                 "head looks is not what it does.",
             )
@@ -243,28 +204,10 @@ def _heads(found: Results, operators: str, steps: bool) -> list[Claim]:
     return made
 
 
-def _learned(scores: HeadScores, others: Sequence[HeadScores]) -> dict[str, Chosen]:
+def learned(scores: HeadScores, others: Sequence[HeadScores]) -> dict[str, Chosen]:
     """The best head of every job that the prompts have."""
     found = {}
     for job in scores.scores:
         with suppress(PromptError):
             found[job] = learned_head(scores, others, job)
     return found
-
-
-def tables(found: Mapping[str, Results]) -> dict[str, Any]:
-    """The best head of each job, as JSON."""
-    if "attention" not in found:
-        return {}
-    scores, others = found["attention"]["head-scores"], untrained_scores(found["attention"])
-    rows = [
-        {
-            "job": job,
-            "head": f"L{best.layer}H{best.column}",
-            "score": best.effect.as_dict(),
-            "untrained": best.control.as_dict(),
-            "learned": best.difference.as_dict(),
-        }
-        for job, best in _learned(scores, others).items()
-    ]
-    return {"heads": rows}

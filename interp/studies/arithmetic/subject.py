@@ -3,54 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.analyses.heads import COMMON, Job, attends
-from interp.analyses.patching import patching
+from interp.analyses.patching import Patching, patching
 from interp.datasets.arithmetic import PLACES, TASKS, Problem, sample
-from interp.datasets.arithmetic_pairs import Kind, draw_pairs, minimal_pairs
+from interp.datasets.arithmetic_pairs import Kind, draw_pairs
 from interp.datasets.arithmetic_prompts import to_prompts
 from interp.errors import ConfigError, DataError, ModelError, PromptError
 from interp.files import read_json
-from interp.metrics import METRICS, Targets
-from interp.models.load import HookedTransformer, info, untrained
+from interp.models.load import HookedTransformer, info
 from interp.models.run import capture, check_context
 from interp.prompts import Position, PromptPairs, Prompts
 from interp.sites import Site
-from interp.studies.pictures import patching_pictures
 from interp.studies.settings import Settings, chosen_layers
 from interp.studies.steps import Subject
-from interp.studies.study import Report, Results, Step
 from interp.tensors import Activations
 
-ACCURACY_PROBLEMS = 2000
-RELATIVE = ("changed", "partner", "operator", "=", "last")
-"""Positions by their part in a pair: the token that differs, the other digit of its column, operator, equals sign
-(where it is not the reader) and the reader, whose logits predict the answer."""
-
-
-@dataclass(frozen=True, eq=False)
-class Accuracy:
-    """Exact match on held-out problems; every answer token and the end must be right."""
-
-    right: Float[Tensor, " prompt"]
-    cascade: Int[Tensor, " prompt"]
-    """Through how many columns of nines (borrows: of zeros) a carry runs."""
-    operator: Int[Tensor, " prompt"]
-    """0 for +, 1 for -, 2 for *."""
-    groups: Int[Tensor, " prompt"]
-    untrained: Float[Tensor, " seed"]
-    """Exact match of the same architecture untrained."""
+OPERATORS = {"+": "addition", "-": "subtraction", "*": "multiplication"}
 
 
 class ArithmeticSubject(Subject):
@@ -62,12 +40,15 @@ class ArithmeticSubject(Subject):
         self.task: str = task["task"]
         self.digits: int = task["digits"]
         self.steps: bool = task["steps"]
+        self.learning: Mapping[str, Any] | None = card.get("learning")
         self.multiplier_digits: int | None = task.get("multiplier_digits")
         self.operators = TASKS[self.task]
         defaults = [p for p in _EXAMPLES if p.operator in self.operators and len(str(max(p.a, p.b))) <= self.digits]
         self.examples = [Problem.parse(text) for text in settings.examples] or defaults[:3]
         self.settings = settings.model_copy(update={"examples": [p.question.removesuffix("=") for p in self.examples]})
         self.layers = chosen_layers(model, settings)
+        self._pairs: dict[Kind, PromptPairs] = {}
+        self._patched: dict[tuple[object, ...], Patching] = {}
         if settings.pairs:
             raise ConfigError("pairs: is for own prompts; an arithmetic model is studied on pairs made for it")
         for problem in self.examples:
@@ -140,6 +121,7 @@ class ArithmeticSubject(Subject):
         """One forward pass for everything descriptive."""
         sites = ["resid_pre", Site("resid_post", info(self.model).n_layers - 1)]
         sites += [Site("pattern", layer) for layer in self.layers]
+        sites += ["resid_mid"] if self.settings.wants("probing") else []
         sites += ["attn_out", "mlp_out", "z"] if self.settings.wants("attribution") else []
         return capture(self.model, self.prompts, sites)
 
@@ -161,12 +143,42 @@ class ArithmeticSubject(Subject):
 
     def pairs(self, kind: Kind) -> PromptPairs:
         """Minimal pairs of held-out problems, both sides; an equals sign that reads the answer is the reader only."""
+        if kind not in self._pairs:
+            self._pairs[kind] = self._drawn(kind)
+        return self._pairs[kind]
+
+    def _drawn(self, kind: Kind) -> PromptPairs:
         found = draw_pairs(
             np.random.default_rng((self.settings.seed, 2)), self.settings.pairs_per_kind, kind, task=self.task,
             digits=self.digits, split="test", steps=self.steps, multiplier_digits=self.multiplier_digits,
         )  # fmt: skip
         equals = found.clean.roles["="]
         return found.with_role("=", torch.where(equals == found.clean.roles["last"], -1, equals))
+
+    @cached_property
+    def more(self) -> Activations:
+        """Four times as many other held-out problems: for heads by sub-task, neurons and products, which need many."""
+        drawn = self.sample((self.settings.seed, 3), 4 * self.settings.problems, self.task)
+        prompts = to_prompts(drawn, steps=self.steps)
+        prompts = replace(prompts, labels=prompts.labels.assign(**shapes(drawn)))
+        n = info(self.model).n_layers
+        return capture(self.model, prompts, ["resid_pre", "resid_mid", Site("resid_post", n - 1), "mlp_post"])
+
+    @property
+    def digit_reads(self) -> list[str]:
+        """The tokens in which columns are added: the digits of the worked steps, or of the answer."""
+        names = [f"step.{p}.digit" if self.steps else f"answer.{p}" for p in PLACES]
+        return [name for name in names if name in self.prompts.read_names]
+
+    def patched(self, kind: Kind, site: str, metric: str, positions: Sequence[Position] | None) -> Patching:
+        """Patching of a site in pairs of a kind, computed when first wanted."""
+        which = (kind, site, metric, None if positions is None else tuple(positions))
+        if which not in self._patched:
+            self._patched[which] = patching(
+                self.model, self.pairs(kind), site=site, metric=metric, positions=positions, layers=self.layers,
+                direction=self.settings.direction, seed=self.settings.seed,
+            )  # fmt: skip
+        return self._patched[which]
 
     @property
     def kinds(self) -> list[Kind]:
@@ -215,6 +227,14 @@ class ArithmeticSubject(Subject):
 _EXAMPLES = [Problem(59, "+", 73), Problem(999, "+", 1), Problem(402, "-", 75), Problem(87, "*", 6), Problem(4, "+", 8)]
 
 
+def shapes(problems: Sequence[Problem]) -> dict[str, Any]:
+    """Label columns to match problems by: the operands' lengths, alone and with the operator; and each operator."""
+    lengths = [f"{len(str(p.a))} and {len(str(p.b))} digits" for p in problems]
+    found: dict[str, Any] = {"lengths": lengths}
+    found["shape"] = [f"{p.operator} {length}" for p, length in zip(problems, lengths, strict=True)]
+    return found | {name: [p.operator == o for p in problems] for o, name in OPERATORS.items()}
+
+
 def read_card(folder: Path) -> dict[str, Any] | None:
     """The card of a model made by `interp train`; None for any other model."""
     path = folder / "card.json"
@@ -233,85 +253,13 @@ def read_card(folder: Path) -> dict[str, Any] | None:
     return card
 
 
-def accuracy_step(subject: ArithmeticSubject) -> Step:
-    """Exact match on held-out problems, and of the untrained architecture."""
-    settings = subject.settings
-
-    def compute(report: Report) -> Results:
-        per = ACCURACY_PROBLEMS // len(subject.operators)
-        named = {symbol: name for name, symbol in TASKS.items()}
-        problems = [p for o in subject.operators for p in subject.sample((settings.seed, 3), per, named[o])]
-        prompts = to_prompts(problems, steps=subject.steps)
-        targets = Targets.of(prompts)
-
-        def right(model: HookedTransformer) -> Tensor:
-            return METRICS["exact_match"].score(capture(model, prompts, ["logits"])["logits"], targets).cpu()
-
-        fresh = [right(m).mean() for m in untrained(subject.model, range(settings.untrained))]
-        others = torch.stack(fresh) if fresh else torch.zeros(0)
-        cascade = torch.tensor(prompts.labels["cascade"].tolist())
-        operator = torch.tensor(["+-*".index(o) for o in prompts.labels["operator"]])
-        return {"accuracy": Accuracy(right(subject.model), cascade, operator, prompts.groups, others)}
-
-    return Step(
-        "accuracy",
-        compute,
-        subject.key("accuracy", settings.seed, settings.untrained),
-        text="Held-out problems, each answer token read with the earlier ones given.",
-    )
-
-
-def patching_step(subject: ArithmeticSubject) -> Step:
-    """Every site over layers and roles (or heads), for every kind of pair; and each example by token."""
-    settings = subject.settings
-    common: dict[str, Any] = {"layers": subject.layers, "direction": settings.direction, "seed": settings.seed}
-
-    def compute(report: Report) -> Results:
-        computed: Results = {}
-        for kind in subject.kinds:
-            pairs = subject.pairs(kind)
-            relative = [r for r in RELATIVE if kind != "operator" or r not in ("partner", "operator")]
-            for site in settings.sites:
-                by_unit = Site(site, 0).unit_axis is not None
-                grids: dict[str, Sequence[Position] | None] = (
-                    {"": None} if by_unit else {"": settings.roles or relative}
-                )
-                if site == "resid_pre" and not settings.roles:
-                    grids["by-place"] = [r for r in subject.roles if r not in ("changed", "partner", "last")]
-                for (grid, positions), metric in product(grids.items(), settings.metrics):
-                    name = ".".join(filter(None, (kind, site, metric, grid)))
-                    report(name)
-                    computed[name] = patching(
-                        subject.model, pairs, site=site, metric=metric, positions=positions, **common
-                    )
-        for name, pairs in _example_pairs(subject).items():
-            computed[name] = patching(subject.model, pairs, metric=settings.metrics[0], control=False, **common)
-        return computed
-
-    options = (settings.sites, settings.metrics, settings.roles, common, settings.pairs_per_kind)
-    return Step(
-        "patching",
-        compute,
-        subject.key("patching", *options),
-        lambda r: patching_pictures(r, {name: labels_of(pairs) for name, pairs in _example_pairs(subject).items()}),
-        text="A place matters for the answer where patching it moves the metric beyond what erasing does.",
-    )
-
-
-def _example_pairs(subject: ArithmeticSubject) -> dict[str, PromptPairs]:
-    """One minimal pair of each kind for each example that has one."""
-    found: dict[str, PromptPairs] = {}
-    for (number, problem), kind in product(enumerate(subject.examples), subject.kinds):
-        with suppress(PromptError):
-            found[f"example-{number}.{kind}"] = minimal_pairs(
-                [problem], kind, seed=subject.settings.seed, operators=subject.operators, steps=subject.steps,
-                multiplier_digits=subject.multiplier_digits,
-            )  # fmt: skip
-    return found
-
-
-def labels_of(pairs: PromptPairs) -> tuple[str, str, list[str]]:
-    """Texts of a single pair's two prompts and its tokens, `a/b` where they differ."""
-    clean, corrupted = pairs.clean.texts[0], pairs.corrupted.texts[0]
-    tokens = [x if x == y else f"{x}/{y}" for x, y in zip(clean, corrupted, strict=True)]
-    return clean, corrupted, ["<bos>", *tokens]
+def common_task(first: Mapping[str, Any], second: Mapping[str, Any], names: tuple[str, str]) -> dict[str, Any]:
+    """What two arithmetic models have both learned. Raises ConfigError where that is nothing."""
+    tasks = [card["task"] for card in (first, second)]
+    both = [o for o in TASKS[tasks[0]["task"]] if o in TASKS[tasks[1]["task"]]]
+    if not both:
+        raise ConfigError(f"{names[0]} and {names[1]} have no operator in common, so there is nothing to compare")
+    symbols = {symbols: name for name, symbols in TASKS.items()}
+    multipliers = [task.get("multiplier_digits") or task["digits"] for task in tasks]
+    digits = min(task["digits"] for task in tasks)
+    return {"task": symbols["".join(both)], "digits": digits, "multiplier_digits": min(*multipliers, digits)}

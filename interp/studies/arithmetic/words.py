@@ -1,0 +1,23 @@
+"""Wording that claims share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interp.estimates import Estimate
+from interp.evidence import Claim
+from interp.workflows.selection import Chosen
+
+CONFIRMED = "chosen among {} on one half of the problems, estimated on the other"
+
+
+def percent(estimate: Estimate) -> str:
+    """A share for a sentence; a decimal more where rounding would make it all or nothing."""
+    share = float(estimate.value)
+    near = 0 < abs(share) < 0.005 or 0.995 <= share < 1
+    return f"{share:.1%}" if near else f"{round(100 * share) + 0:d}%" if share == share else "–"
+
+
+def claim_of(best: Chosen, **words: Any) -> Claim:
+    """A claim on what was chosen on one half and estimated on the other."""
+    return Claim(effect=best.effect, control=best.control, difference=best.difference, **words)

@@ -1,0 +1,87 @@
+"""Two models on the same prompts: their tables side by side, as a part of a study that has both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from interp.errors import ConfigError, PromptError
+from interp.evidence import Claim
+from interp.figures import plot
+from interp.results import fingerprint
+from interp.studies.study import Part, Picture, Results, Step
+from interp.workflows.comparison import Comparison, compare
+
+Found = Mapping[str, Mapping[str, Results]]
+
+
+def comparison_part(
+    first: Part,
+    second: Part,
+    *,
+    name: str = "comparison",
+    title: str,
+    about: str,
+    claims: Callable[[Found], Sequence[Claim]] = lambda _: (),
+    headline: Sequence[str] = (),
+) -> Part:
+    """Every table that both parts have, with the difference; made from their results, without another forward pass."""
+    names = (first.name, second.name)
+
+    def derive(found: Found) -> Results:
+        made: Results = {}
+        for step in found[first.name]:
+            for result in found[first.name][step]:
+                other = found[second.name].get(step, {}).get(result)
+                if other is None or result.startswith(("example", "untrained")):
+                    continue
+                try:
+                    made[f"{step} {result}"] = compare(found[first.name][step][result], other, names)
+                except (ConfigError, PromptError):
+                    continue  # of a kind that has no table, or on prompts of its own
+        if not made:
+            raise PromptError(f"{names[0]} and {names[1]} have no table on the same prompts to compare")
+        return made
+
+    def pictures(found: Results) -> list[Picture]:
+        return [
+            Picture(
+                key.replace(" ", "-").replace(".", "-"), f"{result.what}: {names[0]}, {names[1]} and the difference.",
+                lambda r=result: plot(r), not headline or key in headline,
+            )
+            for key, result in found.items()
+        ]  # fmt: skip
+
+    keys = [[step.fingerprint for step in part.steps] for part in (first, second)]
+    step = Step(
+        "tables",
+        lambda _: {},
+        fingerprint("comparison", names, keys),
+        pictures,
+        text="The same table of both models on the same prompts, and the second less the first, prompt by prompt.",
+        derive=derive,
+    )
+    return Part(
+        name=name,
+        title=title,
+        about=about,
+        model={},
+        steps=[step],
+        joint_claims=claims,
+        tables=lambda found: {key.replace(" ", "-"): _plain(result) for key, result in found["tables"].items()},
+    )
+
+
+def _plain(result: Comparison) -> dict[str, Any]:
+    parts = {name: result.estimate(of) for name, of in zip(result.names, ("first", "second"), strict=True)}
+    parts["difference"] = result.estimate("difference")
+    return {
+        "what": result.what,
+        "unit": result.unit,
+        "p": "of no difference, corrected for all cells of the table",
+        "cells": [
+            {"row": row, "column": column, **{name: part[i, j].as_dict() for name, part in parts.items()}}
+            for i, row in enumerate(result.rows)
+            for j, column in enumerate(result.columns)
+        ],
+    }
