@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -100,6 +102,12 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; a ru
 Config = Annotated[Path | None, typer.Option("--config", help="Settings as YAML; see the README for the keys.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU where there is one.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads of torch.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Models looked at side by side; by default one a processor thread, on a GPU one at a time."
+    ),
+]
 Png = Annotated[bool, typer.Option("--png/--no-png", help="Also write the figures as PNG (needs Chrome or Chromium).")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
@@ -111,6 +119,7 @@ def run_command(
     config: Config = None,
     device: Device = None,
     threads: Threads = None,
+    jobs: Jobs = None,
     png: Png = True,
     quiet: Quiet = False,
 ) -> None:
@@ -119,8 +128,8 @@ def run_command(
     from interp.studies.catalogue import study as make
 
     settings = _settings(config)
-    made = make(study, settings, device=device, command=_typed())
-    _finish(made, out or Path("reports") / study, png, quiet)
+    build = partial(make, study, settings, device=device, command=_typed())
+    _finish(build, out or Path("reports") / study, png, quiet, jobs)
 
 
 @app.command("analyze", cls=ManyValues)
@@ -154,8 +163,7 @@ def analyze_command(
     settings = _chosen(config, examples, only, weights)
     if everything:
         settings = settings.model_copy(update={"analyses": {}})
-    made = analysis(model, settings, device=device, command=_typed())
-    _finish(made, out or Path("runs") / made.name, png, quiet)
+    _finish(partial(analysis, model, settings, device=device, command=_typed()), out, png, quiet)
 
 
 @app.command("compare", cls=ManyValues)
@@ -171,6 +179,7 @@ def compare_command(
     ] = None,
     device: Device = None,
     threads: Threads = None,
+    jobs: Jobs = None,
     png: Png = True,
     quiet: Quiet = False,
 ) -> None:
@@ -183,8 +192,7 @@ def compare_command(
     from interp.studies.catalogue import comparison
 
     settings = _chosen(config, examples, only, weights)
-    made = comparison(first, second, settings, device=device, command=_typed())
-    _finish(made, out or Path("runs") / made.name, png, quiet)
+    _finish(partial(comparison, first, second, settings, device=device, command=_typed()), out, png, quiet, jobs)
 
 
 @app.command("train")
@@ -291,12 +299,16 @@ def _typed() -> str:
     return " ".join(["interp", *map(shlex.quote, sys.argv[1:])])
 
 
-def _finish(study: Any, out: Path, png: bool, quiet: bool) -> None:
+def _finish(build: Callable[[], Any], out: Path | None, png: bool, quiet: bool, jobs: int | None = None) -> None:
     from interp.reports.page import write_report
+    from interp.studies.parallel import carry_out_parts
     from interp.studies.study import run_study
 
-    run = run_study(study, out, png=png, progress=not quiet)
-    index, summary = write_report(out)
+    study = build()
+    folder: Path = out or Path("runs") / study.name
+    carry_out_parts(build, study, folder, jobs=jobs, png=png, progress=not quiet)
+    run = run_study(study, folder, png=png, progress=not quiet)
+    index, summary = write_report(folder)
     colors = {"supported": "green", "not supported": "red", "undecided": "yellow"}
     for part in run["parts"]:
         out_console.print(f"\n[bold]{escape(part['title'])}[/]")

@@ -7,7 +7,8 @@ pages are always made from what was read back from disk, so a resumed run ends w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from interp import results
 from interp.errors import DataError
 from interp.evidence import Claim
+from interp.figures.files import PictureWriter
 from interp.files import make_folder, read_json, write_json, write_text
 
 Results = dict[str, Any]
@@ -25,6 +27,9 @@ Results = dict[str, Any]
 
 Report = Callable[[str], None]
 """Tells the progress bar what is being done."""
+
+Watch = Callable[[str, int], None]
+"""Tells the progress bar what is being done, and how many steps have been finished."""
 
 _MARKER = ".interp-run"
 
@@ -105,23 +110,14 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
     Folder: `<part>/<step>/<result>/` with safetensors, JSON and parquet, `<part>/<step>/figures/` with HTML and PNG,
     `run.json`. Raises DataError where the folder cannot be written or belongs to something else.
     """
-    out = Path(out)
-    _check_folder(out)
-    steps = [(part, step) for part in study.parts for step in part.steps]
-    seconds: dict[str, float] = {}
-    found: dict[str, dict[str, Results]] = {part.name: {} for part in study.parts}
-    with _bar(progress) as bar:
-        task = bar.add_task(study.name, total=len(steps), what="")
-        for part, step in steps:
-            here = f"{part.name}: {step.name}"
-            bar.update(task, what=here)
-            folder = out / part.name / step.name
-            seconds[f"{part.name}/{step.name}"] = _carry_out(
-                step, folder, found, lambda what, at=here: bar.update(task, what=f"{at}, {what}")
-            )
-            found[part.name][step.name] = _read_back(folder)
-            bar.advance(task)
-    pictures = _draw_all(study, found, out, png=png, progress=progress)
+    out = open_folder(out)
+    found: dict[str, dict[str, Results]] = {}
+    done: dict[str, dict[str, Any]] = {}
+    with PictureWriter(out, png=png) as writer, bar_over(study, progress) as watch:
+        for part in study.parts:
+            for name, entry, results_of in carry_out(part, out, found, writer, watch):
+                done[f"{part.name}/{name}"] = entry
+                found.setdefault(part.name, {})[name] = results_of
     parts = []
     for part in study.parts:
         tables = part.tables(found[part.name])
@@ -136,7 +132,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
                 "notes": list(part.notes),
                 "claims": [c.as_dict() for c in (*part.claims(found[part.name]), *part.joint_claims(found))],
                 "steps": [
-                    {"name": s.name, "text": s.text, "key": s.key, **pictures[f"{part.name}/{s.name}"]}
+                    {"name": s.name, "text": s.text, "key": s.key, **done[f"{part.name}/{s.name}"]["figures"]}
                     for s in part.steps
                 ],
                 "tables": sorted(tables),
@@ -151,7 +147,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
         "question": study.question,
         "command": study.command,
         "provenance": results.provenance(),
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "seconds": {name: round(entry["seconds"], 2) for name, entry in done.items()},
         "survey": [dict(table) for table in study.survey(parts)],
         "parts": parts,
     }
@@ -159,34 +155,58 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
     return read_json(out / "run.json")
 
 
-def _check_folder(out: Path) -> None:
+def carry_out(
+    part: Part, out: Path, found: Mapping[str, Mapping[str, Results]], writer: PictureWriter, watch: Watch
+) -> Iterator[tuple[str, dict[str, Any], Results]]:
+    """Compute, save and draw what is not yet there; yields for each step its name, seconds and figures, and results."""
+    for step in part.steps:
+        here = f"{part.name}: {step.name}"
+        watch(here, 0)
+        folder = out / part.name / step.name
+        seconds = _compute(step, folder, found, lambda what, at=here: watch(f"{at}, {what}", 0))
+        had = _read_back(folder)
+        figures = _draw(step, had, folder / "figures", writer, lambda what, at=here: watch(f"{at}, {what}", 0))
+        watch(here, 1)
+        yield step.name, {"seconds": seconds, "figures": figures}, had
+
+
+def open_folder(out: Path | str) -> Path:
+    """The folder of a run, new or taken up again. Raises DataError where it belongs to something else."""
+    out = Path(out)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; choose a folder to write to")
     make_folder(out)
     if any(out.iterdir()) and not (out / _MARKER).exists():
         raise DataError(f"{out} holds files that are no run of this library; choose an empty folder")
     write_text(out / _MARKER, "This folder is a run of interp; what is in it is written by the command.\n")
+    return out
 
 
-def _carry_out(step: Step, folder: Path, found: Mapping[str, Mapping[str, Results]], report: Report) -> float:
+def seconds_taken(step: Step, folder: Path) -> float | None:
+    """How long a step took that is finished and whole; None where it must be done (again)."""
+    try:
+        known = read_json(folder / "done.json")
+        if not isinstance(known, dict) or known.get("key") != step.fingerprint:
+            return None
+        _read_back(folder)
+        return float(known["seconds"])
+    except DataError:  # missing or damaged
+        return None
+
+
+def _compute(step: Step, folder: Path, found: Mapping[str, Mapping[str, Results]], report: Report) -> float:
     """Compute and save the results unless they are there; returns the seconds it took when it was done."""
-    done = folder / "done.json"
-    if done.exists():
-        try:
-            known = read_json(done)
-            if isinstance(known, dict) and known.get("key") == step.fingerprint:
-                _read_back(folder)
-                return float(known["seconds"])
-        except DataError:
-            pass  # damaged: done again
-        done.unlink()
+    known = seconds_taken(step, folder)
+    if known is not None:
+        return known
+    (folder / "done.json").unlink(missing_ok=True)
     started = time.perf_counter()
     computed = step.compute(report) if step.derive is None else step.derive(found)
     for name, result in computed.items():
         report(f"saving {name}")
         results.save(result, folder / name)
     took = time.perf_counter() - started
-    write_json(done, {"key": step.fingerprint, "seconds": took, "results": list(computed)})
+    write_json(folder / "done.json", {"key": step.fingerprint, "seconds": took, "results": list(computed)})
     return took
 
 
@@ -194,45 +214,30 @@ def _read_back(folder: Path) -> Results:
     return {name: results.load(folder / name) for name in read_json(folder / "done.json")["results"]}
 
 
-def _draw_all(
-    study: Study, found: Mapping[str, Mapping[str, Results]], out: Path, *, png: bool, progress: bool
-) -> dict[str, dict[str, Any]]:
-    """Write every figure that is not there yet; returns what the page needs to know of them."""
-    from interp.figures.files import PictureWriter
-
-    listed: dict[str, dict[str, Any]] = {}
-    work: list[tuple[Path, Step, list[Picture], Mapping[str, str]]] = []
-    for part in study.parts:
-        for step in part.steps:
-            had = found[part.name][step.name]
-            pictures, pages = list(step.pictures(had)), step.pages(had)
-            listed[f"{part.name}/{step.name}"] = {
-                "figures": [{"name": p.name, "caption": p.caption, "headline": p.headline} for p in pictures],
-                "pages": sorted(pages),
-            }
-            work.append((out / part.name / step.name / "figures", step, pictures, pages))
-    total = sum(len(pictures) + len(pages) for _, _, pictures, pages in work)
-    with PictureWriter(out, png=png) as writer, _bar(progress) as bar:
-        task = bar.add_task("figures", total=total, what="")
-        for folder, step, pictures, pages in work:
-            key = results.fingerprint(step.fingerprint, list(step.drawn))
-            for picture in pictures:
-                bar.update(task, what=picture.name)
-                if not writer.is_there(folder / picture.name, key):
-                    writer.write(picture.draw(), folder / picture.name, key)
-                bar.advance(task)
-            for name, content in pages.items():
-                bar.update(task, what=name)
-                writer.write_page(content, folder / f"{name}.html", key)
-                bar.advance(task)
-        for entry in listed.values():
-            entry["png"] = writer.png
-            entry["why_no_png"] = writer.why_no_png
-    return listed
+def _draw(step: Step, had: Results, folder: Path, writer: PictureWriter, report: Report) -> dict[str, Any]:
+    """Write the figures of a step that are not there yet; returns what the page needs to know of them."""
+    key = results.fingerprint(step.fingerprint, list(step.drawn))
+    pictures, pages = list(step.pictures(had)), step.pages(had)
+    for picture in pictures:
+        if not writer.is_there(folder / picture.name, key):
+            report(picture.name)
+            writer.write(picture.draw(), folder / picture.name, key)
+    for name, content in pages.items():
+        writer.write_page(content, folder / f"{name}.html", key)
+    return {
+        "figures": [{"name": p.name, "caption": p.caption, "headline": p.headline} for p in pictures],
+        "pages": sorted(pages),
+        "png": writer.png,
+        "why_no_png": writer.why_no_png,
+    }
 
 
-def _bar(progress: bool) -> Progress:
-    return Progress(
+@contextmanager
+def bar_over(study: Study, progress: bool) -> Iterator[Watch]:
+    """A progress bar over the steps of a study."""
+    with Progress(
         TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[what]}"),
         TimeElapsedColumn(), disable=not progress,
-    )  # fmt: skip
+    ) as bar:  # fmt: skip
+        task = bar.add_task(study.name, total=sum(len(part.steps) for part in study.parts), what="")
+        yield lambda what, finished: bar.update(task, what=what, advance=finished)
