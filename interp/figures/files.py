@@ -7,12 +7,16 @@ import json
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs
 
 from interp.files import atomic, write_text
+
+if TYPE_CHECKING:
+    from interp.figures.browser import Browser
 
 PLOTLY_JS = "plotly.min.js"
 CONFIG = {"displaylogo": False, "displayModeBar": "hover", "responsive": True, "toImageButtonOptions": {"scale": 3}}
@@ -25,7 +29,7 @@ class PictureWriter:
         self.root = root
         self.why_no_png = "" if png else "PNG was not asked for"
         self.png = png and self._browser_is_there()
-        self._kaleido: object | None = None
+        self._browser: Browser | None = None
 
     def _browser_is_there(self) -> bool:
         try:
@@ -48,10 +52,8 @@ class PictureWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._kaleido is not None:
-            import kaleido
-
-            kaleido.stop_sync_server(silence_warnings=True)
+        if self._browser is not None:
+            self._browser.close()
 
     def is_there(self, path: Path, key: str) -> bool:
         """Whether a figure with this fingerprint was written completely."""
@@ -77,12 +79,11 @@ class PictureWriter:
             write_text(path, _page(path.stem, content, key))
 
     def _write_png(self, made: go.Figure, path: Path) -> None:
-        import kaleido
+        if self._browser is None:
+            from interp.figures.browser import Browser
 
-        if self._kaleido is None:
-            kaleido.start_sync_server(silence_warnings=True)
-            self._kaleido = kaleido
-        picture = kaleido.calc_fig_sync(made, opts={"format": "png", "scale": 2})
+            self._browser = Browser()
+        picture = self._browser.png(made)
         with atomic(path) as temporary:
             temporary.write_bytes(picture)
 
