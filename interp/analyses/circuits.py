@@ -157,9 +157,11 @@ def cumulative_ablation(
     ]
     sites = [Site(site, layer) for layer in sorted({layer for layer, _ in parts})]
     value, missing = replacement(model, prompts, sites, kind, seed=seed, memory=memory)
-    cells = [together(site, value, steps[:n]) for steps in orders for n in range(1, len(parts) + 1)]
+    gone = [frozenset(steps[:n]) for steps in orders for n in range(1, len(parts) + 1)]
+    distinct = {one: i for i, one in enumerate(dict.fromkeys(gone))}  # orders begin alike and all end alike
+    cells = [together(site, value, sorted(one)) for one in distinct]
     found = sweep(model, Edits(prompts, cells), Readout.of(prompts, metrics, targets), memory=memory, progress=progress)
-    grid = found.values.reshape(len(prompts), len(orders), len(parts), -1)
+    grid = found.values[:, [distinct[one] for one in gone]].reshape(len(prompts), len(orders), len(parts), -1)
     grid = torch.cat([found.base[:, None, None].expand(-1, len(orders), 1, -1), grid], 2)
     grid = grid.masked_fill(missing[:, None, None, None], torch.nan)
     return CumulativeAblation(

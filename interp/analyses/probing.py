@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -166,22 +165,23 @@ def _keyed(codes: NDArray[np.int64], keys: NDArray[np.int64], rng: np.random.Gen
     return np.where(codes >= 0, drawn[which.reshape(-1)], -1)
 
 
-def _fit(x: NDArray[np.float32], y: NDArray[np.int64], strength: float) -> object:
+def _fit(x: NDArray, y: NDArray[np.int64], strength: float) -> tuple[StandardScaler, LogisticRegression]:
+    scaler = StandardScaler().fit(x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is not quite there is still a probe
-        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=200)).fit(x, y)
+        return scaler, LogisticRegression(C=strength, max_iter=200).fit(scaler.transform(x), y)
 
 
 def _predict(x: NDArray, y: NDArray[np.int64], new: NDArray, strength: float) -> NDArray[np.int64]:
     if len(np.unique(y)) < 2:
         return np.full(len(new), y[0])
-    return _fit(x, y, strength).predict(new)  # type: ignore[attr-defined]
+    scaler, probe = _fit(x, y, strength)
+    return np.asarray(probe.predict(scaler.transform(new)))
 
 
 def _weights(x: NDArray, y: NDArray[np.int64], n_classes: int, strength: float) -> NDArray:
     """Weights for every class in the stream's units; with two classes they are opposite."""
-    made = _fit(x, y, strength)
-    scaler, probe = made[0], made[1]  # type: ignore[index]
+    scaler, probe = _fit(x, y, strength)
     own = probe.coef_ / scaler.scale_
     own = np.concatenate([-own, own]) if len(probe.classes_) == 2 else own
     found = np.full((n_classes, x.shape[1]), np.nan)

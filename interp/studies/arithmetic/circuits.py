@@ -59,17 +59,12 @@ def circuits_step(subject: ArithmeticSubject) -> Step:
             if not neurons:
                 continue
             asked = prompts.reading([read]) if read else prompts
-            asked = asked.take(np.flatnonzero(prompts.coded(label)[0] >= 0)[: 2 * settings.problems])
+            asked = asked.take(np.flatnonzero(prompts.coded(label)[0] >= 0)[: settings.problems])
             try:
                 computed[f"without {label}"] = set_ablation(
-                    subject.model,
-                    asked,
-                    neurons,
-                    kind=settings.ablation,
-                    metrics=["exact_match"],
+                    subject.model, asked, neurons, kind=settings.ablation, metrics=["exact_match"], random_sets=10,
                     seed=settings.seed,
-                    random_sets=10,
-                )
+                )  # fmt: skip
             except ConfigError:  # so many are selective that none are left to compare with
                 continue
         return computed

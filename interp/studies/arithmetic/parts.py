@@ -47,7 +47,7 @@ def interventions_step(subject: ArithmeticSubject) -> Step:
         report("heads in order of importance")
         computed["cumulative"] = cumulative_ablation(
             subject.model, prompts.take(taken_from), by_importance(computed["heads"], order_from),
-            kind=settings.ablation, metrics=["exact_match", "log_prob"], seed=settings.seed,
+            kind=settings.ablation, metrics=["exact_match", "log_prob"], random_orders=10, seed=settings.seed,
         )  # fmt: skip
         for operator in subject.operators:
             report(f"steps of {OPERATORS[operator]}")
@@ -123,16 +123,9 @@ def importance_tables(found: Results, groups: Mapping[str, np.ndarray]) -> dict[
     own, control, difference = found["cumulative"].curve()
     steps = ["whole model", *(f"without {part} too" for part in found["cumulative"].parts)]
     return {
-        "layer-importance": {
-            f"{name} {layer}": _importance(found[f"{name}-layers"], (row, 0), groups)
-            for name in ("attention", "mlp")
-            for row, layer in enumerate(found[f"{name}-layers"].layers)
-        },
-        "head-importance": {
-            f"L{layer}H{head}": _importance(found["heads"], (row, column), groups)
-            for row, layer in enumerate(found["heads"].layers)
-            for column, head in enumerate(found["heads"].columns)
-        },
+        "layer-importance": _importance(found["attention-layers"], groups, "attention {layer}")
+        | _importance(found["mlp-layers"], groups, "mlp {layer}"),
+        "head-importance": _importance(found["heads"], groups, "L{layer}H{column}"),
         "cumulative-ablation": {
             "metric": found["cumulative"].metrics[0],
             "steps": [
@@ -148,14 +141,22 @@ def importance_tables(found: Results, groups: Mapping[str, np.ndarray]) -> dict[
     }
 
 
-def _importance(result: Ablation, cell: tuple[int, int], groups: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Drop of each metric without one part, on each subset of the problems."""
-    return {
+def _importance(result: Ablation, groups: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+    """By part, metric and subset of the problems: the drop without the part."""
+    drops = {
         metric: {
-            name: mean(result.drop(metric)[torch.from_numpy(kept)][:, *cell], result.groups[kept]).as_dict()
-            for name, kept in groups.items()
+            which: mean(result.drop(metric)[torch.from_numpy(kept)], result.groups[kept])
+            for which, kept in groups.items()
         }
         for metric in result.metrics
+    }
+    return {
+        name.format(layer=layer, column=column): {
+            metric: {which: drop[row, place].as_dict() for which, drop in by_subset.items()}
+            for metric, by_subset in drops.items()
+        }
+        for row, layer in enumerate(result.layers)
+        for place, column in enumerate(result.columns)
     }
 
 
