@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -39,4 +41,6 @@ def plot_comparison(result: Comparison) -> go.Figure:
         height=230 + down * (60 + 34 * len(result.rows)),
     )
     made.update_layout(margin=dict(t=110, b=100))
+    if re.fullmatch(r"L\d+H\d+", result.rows[0]):  # lists of heads read from the top; depths grow upwards
+        made.update_yaxes(autorange="reversed")
     return made

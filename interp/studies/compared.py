@@ -30,15 +30,19 @@ def comparison_part(
 
     def derive(found: Found) -> Results:
         made: Results = {}
+        seen: set[tuple[str, str]] = set()
         for step in found[first.name]:
             for result in found[first.name][step]:
                 other = found[second.name].get(step, {}).get(result)
                 if other is None or result.startswith(("example", "untrained")):
                     continue
                 try:
-                    made[f"{step} {result}"] = compare(found[first.name][step][result], other, names)
+                    table = compare(found[first.name][step][result], other, names)
                 except (ConfigError, PromptError):
                     continue  # of a kind that has no table, or on prompts of its own
+                if (table.what, result) not in seen:  # two steps may keep the same head scores
+                    made[f"{step} {result}"] = table
+                    seen.add((table.what, result))
         if not made:
             raise PromptError(f"{names[0]} and {names[1]} have no table on the same prompts to compare")
         return made
@@ -46,7 +50,7 @@ def comparison_part(
     def pictures(found: Results) -> list[Picture]:
         return [
             Picture(
-                key.replace(" ", "-").replace(".", "-"), f"{result.what}: {names[0]}, {names[1]} and the difference.",
+                key.replace(" ", "-").replace(".", "-"), f"{key}: {names[0]}, {names[1]} and the difference.",
                 lambda r=result: plot(r), not headline or key in headline,
             )
             for key, result in found.items()

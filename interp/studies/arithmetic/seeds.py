@@ -53,4 +53,5 @@ def _cell(claim: Mapping[str, Any] | None) -> str:
     value, low, high = (claim["difference"][end] for end in ("value", "low", "high"))
     if value is None or low is None:
         return claim["verdict"]
-    return f"{value:.2f} [{low:.2f}, {high:.2f}] {claim['verdict']}"
+    shown = [f"{round(x, 2) + 0.0:.2f}" for x in (value, low, high)]  # no minus before a zero
+    return f"{shown[0]} [{shown[1]}, {shown[2]}] {claim['verdict']}"
