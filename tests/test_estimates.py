@@ -13,8 +13,10 @@ from interp.estimates import (
     Estimate,
     against_population,
     constant,
+    counted,
     difference,
     halves,
+    matched,
     max_t,
     mean,
     population,
@@ -524,3 +526,33 @@ def test_single_numbers():
     grid = mean(np.random.default_rng(0).normal(size=(6, 2, 3)))
     assert "(2, 3)" in str(grid)
     assert grid[1].value.shape == (3,)
+
+
+def test_counted_is_the_proportion_of_as_many_trials():
+    values = np.repeat([1.0, 0.0], [7, 33])
+    one, many = counted(7, 40), proportion(values)
+    for end in ("value", "low", "high", "n"):
+        np.testing.assert_allclose(getattr(one, end), getattr(many, end))
+    np.testing.assert_allclose(counted([1, 2], 4).value, [0.25, 0.5])
+    assert np.isnan(counted(0, 0).low)
+    with pytest.raises(PromptError, match="between 0 and"):
+        counted(5, 4)
+
+
+@given(st.integers(1, 60), st.integers(0, 10_000))
+def test_matched_prompts_agree_in_all_but_the_label(n, seed):
+    rng = np.random.default_rng(seed)
+    label, strata, groups = rng.random(n) < 0.4, rng.integers(0, 3, n), rng.integers(0, max(1, n // 2), n)
+    having, lacking = matched(label, strata, groups, rng)
+    assert label[having].all()
+    assert not label[lacking].any()
+    assert (strata[having] == strata[lacking]).all()
+    both = np.concatenate([groups[having], groups[lacking]])
+    assert len(np.unique(both)) == len(both)
+
+
+def test_matching_takes_as_many_as_there_are():
+    label, strata = np.array([1, 1, 0, 0, 0, 1], dtype=bool), np.array([0, 0, 0, 0, 1, 2])
+    having, lacking = matched(label, strata, np.arange(6), np.random.default_rng(0))
+    assert sorted(having) == [0, 1]
+    assert sorted(lacking) == [2, 3]

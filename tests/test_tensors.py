@@ -84,6 +84,18 @@ def test_the_residual_has_one_depth_more_than_layers():
     torch.testing.assert_close(residual[:, 3], found["resid_post", 2], equal_nan=True, rtol=0, atol=0)
 
 
+def test_the_stream_has_the_middle_of_a_layer_where_it_was_captured():
+    found = activations()
+    middle = torch.rand(4, 5, 4)
+    more = Activations(found.prompts, {**found.tensors, Site("resid_mid", 1): middle}, 2)
+    assert [name for name, _, _ in found.stream()] == ["embed", "layer 0", "layer 1"]
+    names, sites, tensors = zip(*more.stream(), strict=True)
+    assert names == ("embed", "layer 0", "layer 1 attention", "layer 1")
+    assert sites == (Site("resid_pre", 0), Site("resid_post", 0), Site("resid_mid", 1), Site("resid_post", 1))
+    assert tensors[2] is middle
+    torch.testing.assert_close(tensors[3], found["resid_post", 1], equal_nan=True, rtol=0, atol=0)
+
+
 def test_positions_are_picked_prompt_by_prompt():
     found = activations()
     picked = found.at("z", 1, ["middle", 0, -1, 3, -4, "last"])

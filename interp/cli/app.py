@@ -153,7 +153,8 @@ def analyze_command(
     """Analyze one model.
 
     Analyses: attention, logit-lens, patching; with a model trained by `interp train` also circuits (heads and neurons
-    by task), interventions (ablation), attribution (direct logit attribution), weights (composition) and probing.
+    by task), interventions (ablation), attribution (direct logit attribution), weights (composition), probing and
+    learning (what was learned when, from the model's card).
     """
     if only and everything:
         raise ConfigError("--only and --all exclude each other; choose one")

@@ -35,6 +35,7 @@ def minimal_pairs(
     steps: bool = False,
     split: Split = "all",
     multiplier_digits: int | None = None,
+    places: Sequence[str] | None = None,
 ) -> PromptPairs:
     """For each problem a twin that differs in one token, read where that first changes the answer.
 
@@ -43,12 +44,13 @@ def minimal_pairs(
     one operand digit, such that a carry out of its column changes and the token read lies in a higher column, whose
     own digits are the same.
     `operator`: another of `operators`, the operands kept. Twins come from `split` and, for *, with a second factor of
-    at most `multiplier_digits`; problems without a twin are left out. Roles gain `changed` and `partner` (the other
+    at most `multiplier_digits`, and for digits and carries from changes in the columns `places` alone; problems without
+    a twin are left out. Roles gain `changed` and `partner` (the other
     digit of that column); labels gain `kind`, `changed` and `target` (names) and `decides`: what the two differ in
     (the digit, the carry into the column read, or the operator). Raises PromptError where none is left.
     """
     rng = np.random.default_rng(seed)
-    found = _find_twins(rng, problems, kind, operators, steps, split, multiplier_digits)
+    found = _find_twins(rng, problems, kind, operators, steps, split, multiplier_digits, places)
     if not found:
         raise PromptError(f"none of the {len(problems)} problems has a minimal pair of kind {kind!r}")
     return _to_pairs(found, kind, steps)
@@ -106,11 +108,12 @@ def _find_twins(
     steps: bool,
     split: Split,
     multiplier_digits: int | None,
+    places: Sequence[str] | None = None,
 ) -> list[tuple[Problem, Problem, str]]:
     """A random twin for each problem that has one, with the token after `=` in which they first differ."""
     found = []
     for problem in problems:
-        twins = [t for t in _twins(problem, kind, operators) if split == "all" or split_of_problem(t) == split]
+        twins = [t for t in _twins(problem, kind, operators, places) if split == "all" or split_of_problem(t) == split]
         targets = [(twin, _target(problem, twin, kind, steps)) for twin in twins if _fits(twin, multiplier_digits)]
         usable = [(twin, target) for twin, target in targets if target is not None]
         if usable:
@@ -151,13 +154,15 @@ def _decides(problem: Problem, kind: Kind, changed: str, target: str) -> str:
     return str(columns(problem)[column - 1].carry_out)
 
 
-def _twins(problem: Problem, kind: Kind, operators: str) -> list[Problem]:
+def _twins(problem: Problem, kind: Kind, operators: str, places: Sequence[str] | None = None) -> list[Problem]:
     if kind == "operator":
         return [problem._replace(operator=o) for o in operators if o != problem.operator]
     found = []
     for name in ("a", "b"):
         number = str(getattr(problem, name))
         for i, digit in enumerate(number):
+            if places is not None and PLACES[len(number) - 1 - i] not in places:
+                continue
             for other in "0123456789":
                 leading = i == 0 and other == "0" and len(number) > 1
                 if other != digit and not leading:

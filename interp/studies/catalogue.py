@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from interp.errors import ConfigError, ModelError
+from interp.errors import ConfigError, ModelError, PromptError
 from interp.files import shipped_model, shipped_models
 from interp.models.load import HookedTransformer, info, load_model
 from interp.studies.arithmetic.claims import claims
@@ -25,7 +25,7 @@ from interp.studies.text import TextSubject
 ARITHMETIC = ("arithmetic-add3", "arithmetic-add3-steps", "arithmetic-mixed")
 SEEDS = ("arithmetic-add3", "arithmetic-add3-seed1", "arithmetic-add3-seed2")
 """The same recipe trained from several seeds: on each the headline findings are asked anew."""
-_ASKED_AGAIN: tuple[Analysis, ...] = ("logit-lens", "patching", "circuits", "interventions", "probing")
+_ASKED_AGAIN: tuple[Analysis, ...] = ("logit-lens", "patching", "circuits", "interventions", "probing", "learning")
 _COMPARED: tuple[Analysis, ...] = ("logit-lens", "patching", "interventions", "probing")
 
 STUDIES = {
@@ -92,19 +92,23 @@ def comparison(first: str, second: str, settings: Settings, *, device: str | Non
 
     Arithmetic models are asked what both have learned: the operators, and the lengths of numbers, that they share.
     """
-    if not settings.analyses:
-        settings = settings.model_copy(update={"analyses": {a: a in _COMPARED for a in ANALYSES}})
     cards = [_card(name) for name in (first, second)]
     if (cards[0] is None) != (cards[1] is None):
         raise ConfigError(
             f"{first} and {second} cannot be compared: one was trained on arithmetic by this library, the other was not"
         )
-    if cards[0] is None or cards[1] is None:
-        settings = settings.model_copy(
-            update={"analyses": {a: on and a in ("logit-lens", "patching") for a, on in settings.analyses.items()}}
+    if not settings.analyses:
+        wanted = (
+            _COMPARED if cards[0] is not None else ("logit-lens", "patching") if settings.pairs else ("logit-lens",)
         )
+        settings = settings.model_copy(update={"analyses": {a: a in wanted for a in ANALYSES}})
+    known = [a for a in ANALYSES if a not in ("weights", "learning")]
+    if not any(settings.wants(a) for a in known):
+        raise ConfigError(f"there is no table to compare in what was chosen; choose from {', '.join(known)}")
     shared = None if cards[0] is None or cards[1] is None else common_task(cards[0], cards[1], (first, second))
     one, other = (_part(name, settings, device, task=shared) for name in (first, second))
+    if shared is None and one.prompts != other.prompts:
+        raise PromptError(f"{first} and {second} cut the prompts into other tokens; compare models of one tokenizer")
     if one.name == other.name:
         one, other = replace(one, name=f"{one.name}-A"), replace(other, name=f"{other.name}-B")
     return Study(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from interp.errors import ConfigError
 from interp.metrics import METRICS
@@ -13,7 +13,15 @@ from interp.models.load import HookedTransformer, Weights, info
 from interp.sites import AXES
 
 Analysis = Literal[
-    "attention", "logit-lens", "patching", "circuits", "interventions", "attribution", "weights", "probing"
+    "attention",
+    "logit-lens",
+    "patching",
+    "circuits",
+    "interventions",
+    "attribution",
+    "weights",
+    "probing",
+    "learning",
 ]
 ANALYSES: tuple[Analysis, ...] = get_args(Analysis)
 
@@ -26,6 +34,23 @@ class Pair(BaseModel):
     corrupted: str
     answer: str = Field(description="what should follow the clean prompt; its first token counts")
     foil: str = Field(description="what should follow the corrupted prompt")
+
+
+class Example(BaseModel):
+    """A prompt that is drawn by itself: a text, or a problem with the columns whose carry is looked at."""
+
+    model_config = ConfigDict(extra="forbid")
+    text: str
+    carries: list[str] = Field(default=[], description="columns out of which a carry (borrow) goes: ones, tens, ...")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_alone(cls, value: object) -> object:
+        return {"text": value} if isinstance(value, str) else value
+
+    @model_serializer
+    def _as_given(self) -> str | dict[str, object]:
+        return {"text": self.text, "carries": self.carries} if self.carries else self.text
 
 
 class Probe(BaseModel):
@@ -41,7 +66,7 @@ class Settings(BaseModel):
     """Settings of `interp analyze` and `interp run`."""
 
     model_config = ConfigDict(extra="forbid")
-    examples: list[str] = Field(default=[], description="prompts that are drawn one by one")
+    examples: list[Example] = Field(default=[], description="prompts that are drawn one by one")
     pairs: list[Pair] = Field(default=[], description="pairs for patching; arithmetic models make their own")
     analyses: dict[Analysis, bool] = Field(default={}, description="turns analyses on or off; all are on by default")
     layers: list[int] | None = Field(
@@ -101,6 +126,11 @@ class Settings(BaseModel):
             if not re.fullmatch(r"L\d+H\d+", name):
                 raise ValueError(f"{name!r} is no head; write it like L0H1")
         return value
+
+    @property
+    def texts(self) -> list[str]:
+        """The examples as text."""
+        return [one.text for one in self.examples]
 
     def wants(self, analysis: str) -> bool:
         """Whether an analysis is turned on."""

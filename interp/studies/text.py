@@ -30,7 +30,9 @@ class TextSubject(Subject):
         self.layers = chosen_layers(model, settings)
         if model.tokenizer is None:
             raise ConfigError(f"{info(model).name} has no tokenizer, so texts cannot be given to it")
-        texts = settings.examples or list(dict.fromkeys(pair.clean for pair in settings.pairs))
+        texts = settings.texts or list(dict.fromkeys(pair.clean for pair in settings.pairs))
+        if any(one.carries for one in settings.examples):
+            raise ConfigError("carries: is for arithmetic models; give the examples of a language model as text alone")
         if not texts:
             raise PromptError("there are no prompts; give --examples, or examples: or pairs: in the YAML")
         for name in settings.analyses:

@@ -80,19 +80,19 @@ def tree(folder):
 WORDS = ["<unk>", "<eos>", "the", "a", "cat", "dog", "sat", "ran", "on", "to", "mat", "house"]
 
 
-def text_model(folder, *, words=True):
+def text_model(folder, *, words=True, vocabulary=WORDS, seed=0):
     """A tiny GPT-2 with a context of eight words, as any foreign model might come."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=len(WORDS), n_positions=8, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=1
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
     if words:
-        inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+        inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
         inner.pre_tokenizer = pre_tokenizers.Whitespace()
         made = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="<eos>")
         made.save_pretrained(folder)

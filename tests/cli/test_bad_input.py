@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.cli import interp, text_model, tree
+from tests.cli import WORDS, interp, text_model, tree
 
 OUT = ("--out", "out", "--no-png", "--quiet")
 ADD = ("analyze", "arithmetic-add3", *OUT)
@@ -25,6 +25,11 @@ def pair(clean="the cat sat on the", corrupted="the dog sat on the", answer=" ma
     """One pair; answers are written as they follow the prompt."""
     content = json.dumps({"clean": clean, "corrupted": corrupted, "answer": answer, "foil": foil})
     return f"examples: [the cat sat]\nuntrained: 0\npairs: [{content}]\n{more}"
+
+
+def example(text, carries):
+    """One example with the columns whose carry is looked at."""
+    return f"untrained: 0\nexamples: [{{text: {text}, carries: [{carries}]}}]\n"
 
 
 class Case(NamedTuple):
@@ -106,6 +111,13 @@ CASES = {
     "an answer with more places than names": Case((*ADD, "--examples", "99999999 + 1"), "99999999"),
     "more places than Python reads": Case((*ADD, "--examples", "9" * 5000 + " + 1"), "999"),
     "text longer than the context": Case((*TEXT, "--examples", LONG), "the cat sat on"),
+    "a carry that is not there": Case((*ADD, *SETTINGS), "the tens", example("59 + 13", "ones, tens")),
+    "a carry out of no column": Case((*ADD, *SETTINGS), "the foo", example("59 + 73", "foo")),
+    "a carry that no digit takes away": Case((*ADD, *SETTINGS), "'88+99'", example("88 + 99", "tens")),
+    "carries of a text model": Case((*TEXT, *SETTINGS), "carries:", example("the cat sat", "ones")),
+    "carries with worked steps": Case(
+        ("analyze", "arithmetic-add3-steps", *OUT, *SETTINGS), "carries:", example("59 + 73", "ones")
+    ),
     # Pairs
     "pairs of unequal length": Case((*TEXT, *SETTINGS), "the cat ran", pair(corrupted="the cat ran")),
     "pairs longer than the context": Case((*TEXT, *SETTINGS), "context", pair(LONG, LONG.replace("cat", "dog"))),
@@ -129,6 +141,18 @@ CASES = {
         (*ADD[:2], *SETTINGS, "--only", "logit-lens", "--no-png", "--out", "pages"), "pages", SMALL
     ),
     "a study below a file": Case(("run", "arithmetic", "--out", "plain.txt/out"), "plain.txt/out"),
+    # Comparisons
+    "no such model to compare with": Case(("compare", "arithmetic-add3", "aritmetic-add3", *OUT), "aritmetic-add3"),
+    "one model alone": Case(("compare", "arithmetic-add3", *OUT), "B"),
+    "sums with texts": Case(("compare", "arithmetic-add3", "{shelf}/text", *OUT), "cannot be compared"),
+    "texts that are cut up differently": Case(
+        ("compare", "{shelf}/text", "{shelf}/other-words", *OUT, "--examples", "the cat sat"), "tokens"
+    ),
+    "no such analysis to compare": Case(("compare", "arithmetic-add3", "arithmetic-mixed", *OUT, "--only", "x"), "'x'"),
+    "nothing to compare by": Case(
+        ("compare", "arithmetic-add3", "arithmetic-mixed", *OUT, *SETTINGS, "--only", "weights"), "to compare", SMALL
+    ),
+    "no processes": Case(("run", "arithmetic", "--out", "out", "--jobs", "0"), "--jobs"),
     # Studies, data, recipes
     "no such study": Case(("run", "geometry", "--out", "out"), "'geometry'"),
     "no such task": Case((*DATA, "--task", "div"), "div"),
@@ -162,6 +186,7 @@ def shelf(tmp_path_factory):
     for name in names:
         shutil.copytree(whole, shelf / name)
     text_model(shelf / "mute", words=False)
+    text_model(shelf / "other-words", vocabulary=[*WORDS[:2], *WORDS[:1:-1]])
     weights = shelf / "truncated" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     content = load_file(whole / "model.safetensors")

@@ -15,8 +15,8 @@ from tests.cli import interp, text_model
 LENS = ("--only", "logit-lens", "--no-png", "--quiet", "--out", "out", "--config", "settings.yaml")
 SMALL = "problems: 20\npairs_per_kind: 20\nuntrained: 0\nlayers: [0, 1]\n"
 HELP = {
-    (): ["run", "analyze", "train", "list", "data"],
-    ("run",): ["--out", "--config", "--device", "--threads", "--no-png", "--quiet"],
+    (): ["run", "analyze", "compare", "train", "list", "data"],
+    ("run",): ["--out", "--config", "--device", "--threads", "--jobs", "--no-png", "--quiet"],
     ("analyze",): [
         "--examples",
         "--only",
@@ -28,6 +28,7 @@ HELP = {
         "--no-png",
         "--quiet",
     ],
+    ("compare",): ["--examples", "--only", "--out", "--config", "--device", "--threads", "--jobs", "--no-png"],
     ("train",): ["--output-dir", "--seed", "--device", "--threads", "--quiet"],
     ("list",): ["--help"],
     ("data",): ["arithmetic"],
@@ -206,3 +207,33 @@ def test_both_ways_in(start):
     assert found.returncode == 0
     assert "Usage:" in found.stdout
     assert found.stderr == ""
+
+
+def test_two_models_are_compared_on_the_same_prompts(place, tmp_path):
+    (place / "settings.yaml").write_text("problems: 20\npairs_per_kind: 20\nuntrained: 0\n", encoding="utf-8")
+    words = ("--only", "logit-lens,interventions", "--no-png", "--quiet", "--out", "out", "--config", "settings.yaml")
+    done("compare", "arithmetic-add3", "arithmetic-mixed", *words, "--jobs", "1", place=place, tmp_path=tmp_path)
+    run = read(place / "out" / "run.json")
+    assert [part["name"] for part in run["parts"]] == ["arithmetic-add3", "arithmetic-mixed", "comparison"]
+    (table,) = run["survey"]
+    assert table["columns"] == ["finding", "arithmetic-add3", "arithmetic-mixed"]
+    heads = read(place / "out" / "comparison" / "interventions-heads.json")
+    assert {(c["row"], c["column"]) for c in heads["cells"]} == {
+        (f"layer {i}", f"head {j}") for i in (0, 1) for j in range(4)
+    }
+    cell = heads["cells"][0]
+    gap = cell["difference"]["value"]
+    assert gap == pytest.approx(cell["arithmetic-mixed"]["value"] - cell["arithmetic-add3"]["value"], abs=1e-6)
+    # The mixed model, too, was asked sums alone: what both have learned.
+    prompts = [part["prompts"] for part in run["parts"][:2]]
+    assert prompts[0] == prompts[1]
+
+
+def test_two_training_seeds_of_a_language_model_are_compared(place, tmp_path):
+    one, other = (text_model(tmp_path / name, seed=seed) for seed, name in enumerate(("one", "other")))
+    (place / "settings.yaml").write_text("examples: [the cat sat, a dog ran to the]\n", encoding="utf-8")
+    words = ("--no-png", "--quiet", "--out", "out", "--config", "settings.yaml")
+    done("compare", one, other, *words, "--jobs", "1", place=place, tmp_path=tmp_path)
+    run = read(place / "out" / "run.json")
+    assert [part["name"] for part in run["parts"]] == ["one", "other", "comparison"]
+    assert read(place / "out" / "comparison" / "logit-lens-prompts.json")["cells"]

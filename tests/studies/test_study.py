@@ -74,8 +74,10 @@ def test_a_second_run_computes_nothing(run, monkeypatch):
     assert before
     parts = ("ablation", "cumulative_ablation", "logit_attribution", "composition", "probing")
     steps = ("capture", "head_scores", "logit_lens")
-    everywhere = [*(f"arithmetic_parts.{p}" for p in parts), *(f"steps.{s}" for s in steps)]
-    for name in ("arithmetic.capture", "arithmetic.patching", *everywhere):
+    everywhere = {"parts": parts[:-1], "probes": ["probing"], "circuits": ["ablation", "selectivity", "set_ablation"]}
+    everywhere |= {"subject": ["capture", "patching"], "basics": ["capture", "patching"]}
+    names = [f"arithmetic.{file}.{name}" for file, names in everywhere.items() for name in names]
+    for name in (*names, *(f"steps.{s}" for s in steps)):
         monkeypatch.setattr(f"interp.studies.{name}", None)
     again = run_study(study(), out, png=False, progress=False)
     assert again["parts"][0]["claims"] == content["parts"][0]["claims"]

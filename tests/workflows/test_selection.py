@@ -5,14 +5,22 @@ import pytest
 import torch
 from scipy import stats
 
-from interp.analyses.ablation import Ablation
+from interp.analyses.ablation import Ablation, StepAblation
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.patching import Patching
 from interp.analyses.probing import Probing
-from interp.errors import InterpError, PromptError
+from interp.errors import ConfigError, InterpError, PromptError
 from interp.evidence import Claim
-from interp.workflows.selection import best_patch, best_probe, costliest, learned_head, readable_from
+from interp.workflows.selection import (
+    best_patch,
+    best_probe,
+    costliest,
+    learned_head,
+    learned_heads,
+    own_and_others,
+    readable_from,
+)
 
 NAN = float("nan")
 
@@ -401,3 +409,46 @@ def test_a_lens_without_answers_is_refused_or_undecided():
     except InterpError:
         return
     assert claim(best).verdict == "undecided"
+
+
+def stepped(rng, n, *, own=0.0, other=0.0):
+    """What three positions' absence costs three answer tokens; each breaks its own, the first one the last."""
+    drop = rng.normal(size=(n, 3, 3)) * 0.2
+    drop[:, range(3), range(3)] += own
+    drop[:, 0, 2] += other
+    names = tuple(f"m{i}" for i in range(3))
+    base = torch.ones(n, 3)
+    made = StepAblation(("mlp_out",), "mean", ("p0", "p1", "p2"), names, base[:, None] - f32(drop), base,
+                        torch.arange(n))  # fmt: skip
+    return own_and_others(made, {f"p{i}": f"m{i}" for i in range(3)})
+
+
+def test_a_step_that_serves_its_own_token_and_another_is_seen():
+    together, worst = stepped(np.random.default_rng(0), 60, own=0.6, other=0.4)
+    np.testing.assert_allclose(float(together.effect.value), 0.6, atol=0.1)
+    np.testing.assert_allclose(float(together.control.value), 0.4 / 6, atol=0.1)
+    assert worst.column == "p0: m2"
+    np.testing.assert_allclose(float(worst.effect.value), 0.4, atol=0.1)
+    made = StepAblation((), "mean", ("p",), ("m",), torch.zeros(4, 1, 1), torch.zeros(4, 1), torch.arange(4))
+    with pytest.raises(ConfigError, match="leaves others"):
+        own_and_others(made, {"p": "m"})
+
+
+def test_steps_that_break_all_tokens_alike_are_no_finding():
+    rate, low = rate_supported(lambda s: stepped(rng_of(s), 24)[0])
+    assert low <= 0.05, rate
+
+
+def test_every_head_of_a_job_is_measured_by_itself():
+    """The table of learned heads has each job's best head first; among random heads none is found."""
+    found, others = heads(rng_of(0), 40, planted=0.9), [heads(rng_of(i, 1), 40) for i in range(8)]
+    rows = learned_heads(found, others, "job")
+    assert len(rows) == 12
+    best = learned_head(found, others, "job")
+    assert rows[0]["head"] == f"L{best.layer}H{best.column}" == "L6H2"
+    assert [row["found"] for row in rows] == [True, *[False] * 11]
+    count = 0
+    for seed in range(SEEDS):
+        random = [heads(rng_of(seed, i), 16) for i in range(6)]
+        count += any(row["found"] for row in learned_heads(random[0], random[1:], "job", minimum=0.0))
+    assert bounds(count, SEEDS)[0] <= 0.05, count

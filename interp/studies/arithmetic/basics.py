@@ -107,7 +107,7 @@ def patching_step(subject: ArithmeticSubject) -> Step:
             computed[name] = patching(subject.model, pairs, metric=settings.metrics[0], control=False, **common)
         return computed
 
-    options = (settings.sites, settings.metrics, settings.roles, common, settings.pairs_per_kind)
+    options = (settings.sites, settings.metrics, settings.roles, common, settings.pairs_per_kind, subject.carries)
     return Step(
         "patching",
         compute,
@@ -118,14 +118,16 @@ def patching_step(subject: ArithmeticSubject) -> Step:
 
 
 def _example_pairs(subject: ArithmeticSubject) -> dict[str, PromptPairs]:
-    """One minimal pair of each kind for each example that has one."""
+    """One minimal pair of each kind for each example that has one; of carries, one for each column asked for."""
     found: dict[str, PromptPairs] = {}
     for (number, problem), kind in product(enumerate(subject.examples), subject.kinds):
-        with suppress(PromptError):
-            found[f"example-{number}.{kind}"] = minimal_pairs(
-                [problem], kind, seed=subject.settings.seed, operators=subject.operators, steps=subject.steps,
-                multiplier_digits=subject.multiplier_digits,
-            )  # fmt: skip
+        asked = subject.carries.get(number) if kind == "carry" else None
+        for place in asked or [None]:
+            with suppress(PromptError):
+                found[".".join(filter(None, (f"example-{number}", kind, place)))] = minimal_pairs(
+                    [problem], kind, seed=subject.settings.seed, operators=subject.operators, steps=subject.steps,
+                    multiplier_digits=subject.multiplier_digits, places=place and [place],
+                )  # fmt: skip
     return found
 
 

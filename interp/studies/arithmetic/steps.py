@@ -53,4 +53,5 @@ def steps_for(subject: ArithmeticSubject) -> list[Step]:
         "probing": probing_step,
     }
     steps = [accuracy_step(subject), *(make(subject) for name, make in made.items() if subject.settings.wants(name))]
-    return steps if subject.learning is None else [*steps, learning_step(subject.learning)]
+    known = subject.learning if subject.settings.wants("learning") else None
+    return steps if known is None else [*steps, learning_step(known)]

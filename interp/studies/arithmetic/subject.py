@@ -15,8 +15,8 @@ from torch import Tensor
 
 from interp.analyses.heads import COMMON, Job, attends
 from interp.analyses.patching import Patching, patching
-from interp.datasets.arithmetic import PLACES, TASKS, Problem, sample
-from interp.datasets.arithmetic_pairs import Kind, draw_pairs
+from interp.datasets.arithmetic import PLACES, TASKS, Problem, labels, sample
+from interp.datasets.arithmetic_pairs import Kind, draw_pairs, minimal_pairs
 from interp.datasets.arithmetic_prompts import to_prompts
 from interp.errors import ConfigError, DataError, ModelError, PromptError
 from interp.files import read_json
@@ -24,7 +24,7 @@ from interp.models.load import HookedTransformer, info
 from interp.models.run import capture, check_context
 from interp.prompts import Position, PromptPairs, Prompts
 from interp.sites import Site
-from interp.studies.settings import Settings, chosen_layers
+from interp.studies.settings import Example, Settings, chosen_layers
 from interp.studies.steps import Subject
 from interp.tensors import Activations
 
@@ -44,8 +44,11 @@ class ArithmeticSubject(Subject):
         self.multiplier_digits: int | None = task.get("multiplier_digits")
         self.operators = TASKS[self.task]
         defaults = [p for p in _EXAMPLES if p.operator in self.operators and len(str(max(p.a, p.b))) <= self.digits]
-        self.examples = [Problem.parse(text) for text in settings.examples] or defaults[:3]
-        self.settings = settings.model_copy(update={"examples": [p.question.removesuffix("=") for p in self.examples]})
+        self.examples = [Problem.parse(text) for text in settings.texts] or defaults[:3]
+        self.carries = {i: one.carries for i, one in enumerate(settings.examples) if one.carries}
+        texts = [p.question.removesuffix("=") for p in self.examples]
+        shown = [Example(text=text, carries=self.carries.get(i, [])) for i, text in enumerate(texts)]
+        self.settings = settings.model_copy(update={"examples": shown})
         self.layers = chosen_layers(model, settings)
         self._pairs: dict[Kind, PromptPairs] = {}
         self._patched: dict[tuple[object, ...], Patching] = {}
@@ -53,6 +56,8 @@ class ArithmeticSubject(Subject):
             raise ConfigError("pairs: is for own prompts; an arithmetic model is studied on pairs made for it")
         for problem in self.examples:
             self._check(problem)
+        for number, places in self.carries.items():
+            self._check_carries(self.examples[number], places)
         if self.examples:
             check_context(model, to_prompts(self.examples, steps=self.steps))
         for role in settings.roles or []:
@@ -77,6 +82,30 @@ class ArithmeticSubject(Subject):
             raise PromptError(f"{text!r} asks for {problem.operator}, which {name} never learned; it knows {known}")
         if len(str(max(problem.a, problem.b))) > self.digits:
             raise PromptError(f"{text!r} is too long: {name} learned numbers of up to {self.digits} digits")
+
+    def _check_carries(self, problem: Problem, places: Sequence[str]) -> None:
+        if "carry" not in self.kinds or problem.operator == "*":
+            raise ConfigError(
+                "carries: needs a sum or difference of two digits or more, and a model without worked steps (which "
+                "show the digits before any carry)"
+            )
+        known = labels(problem)
+        real = [place for place in PLACES if known.get(f"carry.{place}")]
+        wrong = [place for place in places if place not in real]
+        if wrong:
+            raise PromptError(
+                f"{problem.question.removesuffix('=')!r} has no carry out of the {wrong[0]}; it has "
+                f"{'one out of the ' + ', '.join(real) if real else 'none at all'}"
+            )
+        for place in places:
+            try:
+                minimal_pairs([problem], "carry", operators=self.operators, places=[place])
+            except PromptError:
+                text = problem.question.removesuffix("=")
+                raise PromptError(
+                    f"no other digit in the {place} of {text!r} takes that carry away and leaves the answer as long; "
+                    f"take another problem, or leave {place} out of carries:"
+                ) from None
 
     @property
     def longest(self) -> int:

@@ -1,0 +1,60 @@
+"""The user's own examples, and what two models have both learned."""
+
+import pytest
+
+from interp.errors import ConfigError
+from interp.files import data_dir
+from interp.models.load import load_model
+from interp.studies.arithmetic.basics import _example_pairs
+from interp.studies.arithmetic.seeds import side_by_side, survives
+from interp.studies.arithmetic.subject import ArithmeticSubject, common_task, read_card
+from interp.studies.settings import Settings
+
+
+def subject(name="arithmetic-add3", **settings):
+    folder = data_dir() / "models" / name
+    card = read_card(folder)
+    assert card is not None
+    return ArithmeticSubject(load_model(str(folder), device="cpu"), card, Settings(problems=20, **settings))
+
+
+def test_an_example_is_patched_in_the_columns_asked_for():
+    made = subject(examples=["59 + 73", {"text": "259 + 173", "carries": ["ones", "tens"]}])
+    pairs = _example_pairs(made)
+    assert {name for name in pairs if "carry" in name} == {
+        "example-0.carry", "example-1.carry.ones", "example-1.carry.tens",
+    }  # fmt: skip
+    for place in ("ones", "tens"):
+        pair = pairs[f"example-1.carry.{place}"]
+        assert pair.clean.texts[0].startswith("259+173")
+        assert pair.clean.labels["changed"][0] in (f"a.{place}", f"b.{place}")
+        assert [side.labels["decides"][0] for side in (pair.clean, pair.corrupted)] == ["1", "0"]
+    assert made.settings.model_dump()["examples"] == ["59+73", {"text": "259+173", "carries": ["ones", "tens"]}]
+
+
+def card(task, digits, multiplier=None):
+    return {"task": {"task": task, "digits": digits, "multiplier_digits": multiplier}}
+
+
+def test_two_models_are_asked_what_both_know():
+    found = common_task(card("add", 3), card("mixed", 2, 1), ("a", "b"))
+    assert found == {"task": "add", "digits": 2, "multiplier_digits": 1}
+    with pytest.raises(ConfigError, match="no operator in common"):
+        common_task(card("add", 3), card("sub", 3), ("a", "b"))
+
+
+def part(name, **verdicts):
+    difference = {"value": -0.001, "low": -0.2, "high": 0.3}
+    claims = [{"name": key, "verdict": verdict, "difference": difference} for key, verdict in verdicts.items()]
+    return {"title": name, "claims": claims}
+
+
+def test_findings_survive_where_every_seed_supports_them():
+    parts = [part("one", accuracy="supported", readable="supported", other="supported"),
+             part("two", accuracy="supported", readable="undecided")]  # fmt: skip
+    table = survives(parts)
+    assert table["text"].startswith("1 of 2 findings are supported on every seed: accuracy.")
+    assert [row[0] for row in table["rows"]] == ["accuracy", "readable"]
+    assert [row[-1] for row in table["rows"]] == ["2 of 2", "1 of 2"]
+    assert table["rows"][0][1] == "0.00 [-0.20, 0.30] supported"
+    assert side_by_side(parts)["rows"][2] == ["other", "0.00 [-0.20, 0.30] supported", "–"]
