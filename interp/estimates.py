@@ -77,6 +77,23 @@ def difference(first: Values, second: Values, groups: Values | None = None, *, s
     return mean(_table(first) - _table(second), groups, seed=seed)
 
 
+def share_change(values: Values, groups: Values | None = None, *, seed: int = 0) -> Estimate:
+    """Mean of changes between wrong and right (-1, 0 or 1), of one cell.
+
+    As `mean`, but where all prompts agree, and the bootstrap knows nothing of the error, the interval is what Wilson's
+    leaves to a change that was never seen.
+    """
+    table = _table(values)
+    if table.ndim > 1 or not (np.isnan(table) | np.isin(table, (-1, 0, 1))).all():
+        raise PromptError("changes between wrong and right are -1, 0 or 1, one a prompt")
+    found = mean(table, groups, seed=seed)
+    n = int(found.n)
+    if not np.isnan(found.low) or n < FEWEST_GROUPS:
+        return found
+    value, reach = float(found.value), float(counted(0, n).high)
+    return Estimate.single(value, max(value - reach, -1.0), min(value + reach, 1.0), n=n)
+
+
 def ratio(numerator: Values, denominator: Values, groups: Values | None = None, *, seed: int = 0) -> Estimate:
     """Ratio of means over prompts with a grouped bootstrap interval (BCa, widened for few groups).
 

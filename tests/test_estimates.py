@@ -22,6 +22,7 @@ from interp.estimates import (
     population,
     proportion,
     ratio,
+    share_change,
     sign_flip,
 )
 from interp.evidence import Claim
@@ -556,3 +557,17 @@ def test_matching_takes_as_many_as_there_are():
     having, lacking = matched(label, strata, np.arange(6), np.random.default_rng(0))
     assert sorted(having) == [0, 1]
     assert sorted(lacking) == [2, 3]
+
+
+def test_a_change_that_was_never_seen_is_bounded_by_wilsons_interval():
+    none = share_change(np.zeros(100))
+    assert (float(none.value), float(none.low)) == (0, -float(none.high))
+    np.testing.assert_allclose(float(none.high), stats.binomtest(0, 100).proportion_ci(0.95, "wilson").high)
+    always = share_change(np.ones(100))
+    assert float(always.high) == 1
+    np.testing.assert_allclose(float(always.low), stats.binomtest(100, 100).proportion_ci(0.95, "wilson").low)
+    some = np.repeat([1.0, 0.0, -1.0], [10, 80, 10])
+    same(share_change(some), mean(some))
+    assert np.isnan(share_change(np.zeros(4)).low)
+    with pytest.raises(PromptError, match="-1, 0 or 1"):
+        share_change(np.array([0.5]))

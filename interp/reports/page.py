@@ -51,8 +51,10 @@ def number(value: float | None) -> str:
 
 
 def _markdown(value: object) -> object:
-    """Text made fit for Markdown: no HTML, no table bars; code spans are the templates' own."""
-    return value.replace("<", "&lt;").replace("|", "/").replace("`", "'") if isinstance(value, str) else value
+    """Text made fit for a line of Markdown: no HTML, no table bars; code spans are the templates' own."""
+    if not isinstance(value, str):
+        return value
+    return "<br>".join(value.replace("<", "&lt;").replace("|", "/").replace("`", "'").splitlines())
 
 
 def ends(estimate: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from interp.errors import ConfigError, ModelError, PromptError
 from interp.files import shipped_model, shipped_models
 from interp.models.load import HookedTransformer, info, load_model
+from interp.studies.arithmetic.answers import answers
 from interp.studies.arithmetic.claims import claims
 from interp.studies.arithmetic.seeds import side_by_side, survives
 from interp.studies.arithmetic.steps import steps_for
@@ -64,7 +65,10 @@ def study(name: str, settings: Settings, *, device: str | None, command: str) ->
         "does each head serve, is multiplication done column by column, and what do worked steps change?",
         parts=[*parts.values(), *compared],
         command=command,
-        survey=lambda made: [survives([part for name in SEEDS for part in made if part["name"] == name])],
+        survey=lambda made: [
+            answers(made),
+            survives([part for name in SEEDS for part in made if part["name"] == name]),
+        ],
     )
 
 

@@ -32,6 +32,7 @@ from interp.estimates import (
     population,
     proportion,
     ratio_value,
+    share_change,
 )
 
 
@@ -220,7 +221,9 @@ def own_and_others(result: StepAblation, own: Mapping[str, str], *, seed: int = 
         raise PromptError("no prompt of the searching half has another answer token; give more prompts of one layout")
     worst = int(np.nanargmax(found))
     position, metric = np.unravel_index(worst, mine.shape)
-    left = mean(flat[confirm][:, worst], groups[confirm])
+    worse = flat[confirm][:, worst]
+    shares = bool((np.isnan(worse) | np.isin(worse, (-1, 0, 1))).all())
+    left = (share_change if shares else mean)(worse, groups[confirm])
     return together, Chosen(
         layer=-1, column=f"{result.positions[position]}: {result.metrics[metric]}", effect=left,
         control=constant(0.0), difference=left, searched=int((~np.isnan(found)).sum()),

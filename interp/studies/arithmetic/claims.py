@@ -114,21 +114,32 @@ def _accuracy(found: Results, operators: str) -> list[Claim]:
 
 
 def _lens(lens: LogitLens) -> list[Claim]:
+    """At which depth the answer becomes readable: all digits together, and each by itself."""
     digits = [name for name in lens.positions if name.startswith("answer.")]
-    best = readable_from(lens, digits)
-    return [
-        claim_of(
-            best,
-            name="readable",
-            statement=f"The answer becomes readable in {best.column}: {percent(best.effect)} of answer digits "
-            f"are on top after it, {percent(best.control)} before it.",
-            control_name="the depth before",
-            minimum=0.25,
-            unit="share of answer digits on top of the logit lens",
-            note=f"The depth was {CONFIRMED.format(best.searched)}. The lens reads what is in the output's basis; "
-            "earlier layers may know the answer in another form.",
-        )
-    ]
+    made = []
+    for names in (digits, *([name] for name in digits)):
+        with suppress(PromptError):  # no problem has the digit
+            best = readable_from(lens, names)
+            one = names[0] if len(names) == 1 else ""
+            made.append(
+                claim_of(
+                    best,
+                    name=f"readable: {one}" if one else "readable",
+                    statement=(
+                        f"The {one.removeprefix('answer.')} become readable in {best.column}: "
+                        f"{percent(best.effect)} are on top after it, {percent(best.control)} before it."
+                        if one
+                        else f"The answer becomes readable in {best.column}: {percent(best.effect)} of answer digits "
+                        f"are on top after it, {percent(best.control)} before it."
+                    ),
+                    control_name="the depth before",
+                    minimum=0.25,
+                    unit="share of answer digits on top of the logit lens",
+                    note=f"The depth was {CONFIRMED.format(best.searched)}. The lens reads what is in the output's "
+                    "basis; earlier layers may know the answer in another form.",
+                )
+            )
+    return made
 
 
 def _patching(found: Results) -> list[Claim]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from interp.estimates import Estimate, difference, halves, mean, mean_value, proportion
+from interp.estimates import difference, halves, mean, mean_value, proportion, share_change
 from interp.evidence import Claim
 from interp.studies.arithmetic.words import CONFIRMED, percent
 from interp.studies.study import Results
@@ -27,9 +27,6 @@ def _solved(found: Found, without: str, steps: str) -> Claim:
     one, other = (found[name]["accuracy"]["accuracy"] for name in (without, steps))
     groups = one.groups.numpy()
     left, right = (proportion(result.right, groups) for result in (one, other))
-    gap = difference(other.right, one.right, groups)
-    if np.isnan(gap.low):  # all groups agree, so the bootstrap knows nothing of the error
-        gap = Estimate.single(float(gap.value), float(right.low) - 1, 1 - float(left.low), n=int(gap.n))
     return Claim(
         name="solved",
         statement=f"Worked steps cost nothing: {percent(right)} of the same problems are solved with them, "
@@ -37,7 +34,7 @@ def _solved(found: Found, without: str, steps: str) -> Claim:
         effect=right,
         control=left,
         control_name="the model without steps",
-        difference=gap,
+        difference=share_change(other.right - one.right, groups),
         minimum=-0.02,
         unit="share of problems with every answer token right, steps included",
         note="Supported means not worse by more than 2 points. Two models of one seed: the interval is over problems.",

@@ -5,6 +5,7 @@ import pytest
 from interp.errors import ConfigError
 from interp.files import data_dir
 from interp.models.load import load_model
+from interp.studies.arithmetic.answers import answers
 from interp.studies.arithmetic.basics import _example_pairs
 from interp.studies.arithmetic.seeds import side_by_side, survives
 from interp.studies.arithmetic.subject import ArithmeticSubject, common_task, read_card
@@ -58,3 +59,29 @@ def test_findings_survive_where_every_seed_supports_them():
     assert [row[-1] for row in table["rows"]] == ["2 of 2", "1 of 2"]
     assert table["rows"][0][1] == "0.00 [-0.20, 0.30] supported"
     assert side_by_side(parts)["rows"][2] == ["other", "0.00 [-0.20, 0.30] supported", "–"]
+
+
+def test_every_question_is_answered_by_its_claims():
+    """Claims are found by the beginning of their names; one verdict is said as it is, several are counted."""
+
+    def made(name, **verdicts):
+        claims = [{"name": k.replace("_", " "), "verdict": v, "statement": f"{k} is so."} for k, v in verdicts.items()]
+        return {"name": name, "claims": claims}
+
+    table = answers(
+        [
+            made(
+                "arithmetic-add3",
+                readable="supported",
+                **{"carry_head": "supported", "carry_before layer 1": "undecided"},
+            ),
+            made("arithmetic-mixed", **{"own_step: multiplication": "supported"}),
+            made("worked-steps", solved="supported", other="supported"),
+        ]
+    )
+    rows = {row[0]: row[1:] for row in table["rows"]}
+    assert rows["When does each answer digit become readable?"] == ["supported", "✓ readable is so."]
+    assert rows["Which layer and heads carry the carry?"][0] == "1 supported, 1 undecided"
+    assert rows["What does training with worked steps change?"][0] == "all supported"
+    assert "Is multiplication done column by column?" in rows
+    assert "Is base addition learned before the use of carries?" not in rows
