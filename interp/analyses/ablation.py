@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.estimates import Estimate, mean
@@ -72,6 +72,8 @@ class StepAblation:
     ablated: Float[Tensor, "prompt position metric"]
     """nan where a prompt lacks the position or has no partner of its layout."""
     base: Float[Tensor, "prompt metric"]
+    reached: Bool[Tensor, "position metric"]
+    """Whether the position stands before a token that the metric scores: what stands later cannot change it."""
     groups: Int[Tensor, " prompt"]
 
     def drop(self) -> Float[Tensor, "prompt position metric"]:
@@ -138,9 +140,13 @@ def step_ablation(
     chosen = every(sites, int(model.cfg.n_layers), layers)
     value, missing = replacement(model, prompts, chosen, kind, seed=seed, memory=memory)
     cells = [[Edit(site, value, at=position) for site in chosen] for position in positions]
-    found = sweep(model, Edits(prompts, cells), Readout.of(prompts, metrics, targets), memory=memory, progress=progress)
-    absent = (prompts.table(positions) < 0) | missing[:, None]
+    readout = Readout.of(prompts, metrics, targets)
+    found = sweep(model, Edits(prompts, cells), readout, memory=memory, progress=progress)
+    columns = prompts.table(positions)
+    before = ((columns[..., None] >= 0) & (columns[..., None] <= prompts.reads[:, None])).any(0)
+    reached = [before.any(1) if metric.read is None else before[:, metric.read] for metric in readout.metrics]
+    absent = (columns < 0) | missing[:, None]
     return StepAblation(
         tuple(sites), kind, tuple(map(str, positions)), found.metrics,
-        found.values.masked_fill(absent[..., None], torch.nan), found.base, prompts.groups,
+        found.values.masked_fill(absent[..., None], torch.nan), found.base, torch.stack(reached, 1), prompts.groups,
     )  # fmt: skip

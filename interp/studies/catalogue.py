@@ -19,7 +19,7 @@ from interp.studies.arithmetic.steps_claims import steps_claims
 from interp.studies.arithmetic.subject import ArithmeticSubject, common_task, read_card
 from interp.studies.arithmetic.tables import tables
 from interp.studies.compared import comparison_part
-from interp.studies.settings import ANALYSES, Analysis, Settings
+from interp.studies.settings import ANALYSES, Analysis, Example, Settings
 from interp.studies.study import Part, Study
 from interp.studies.text import TextSubject
 
@@ -38,7 +38,7 @@ def study(name: str, settings: Settings, *, device: str | None, command: str) ->
     """A study by name. Raises ConfigError for an unknown one."""
     if name not in STUDIES:
         raise ConfigError(f"there is no study {name!r}; choose from {', '.join(STUDIES)}")
-    parts = {name: _part(_shipped(name), settings, device) for name in ARITHMETIC}
+    parts = {name: _part(_shipped(name), settings, device, alone=False) for name in ARITHMETIC}
     again = settings.model_copy(
         update={
             "analyses": {a: a in _ASKED_AGAIN and settings.wants(a) for a in ANALYSES},
@@ -55,7 +55,7 @@ def study(name: str, settings: Settings, *, device: str | None, command: str) ->
             without, steps, name="worked-steps", title="What training with worked steps changes",
             about=f"{without.name} and {steps.name}: the same architecture, seed and problems.",
             claims=steps_claims(without.name, steps.name) if settings.wants("logit-lens") else lambda _: (),
-            headline=["logit-lens prompts", "interventions heads"],
+            headline=["logit-lens prompts", "interventions heads"], without=["patching"],
         )
     ]  # fmt: skip
     return Study(
@@ -110,7 +110,7 @@ def comparison(first: str, second: str, settings: Settings, *, device: str | Non
     if not any(settings.wants(a) for a in known):
         raise ConfigError(f"there is no table to compare in what was chosen; choose from {', '.join(known)}")
     shared = None if cards[0] is None or cards[1] is None else common_task(cards[0], cards[1], (first, second))
-    one, other = (_part(name, settings, device, task=shared) for name in (first, second))
+    one, other = (_part(name, settings, device, task=shared, alone=False) for name in (first, second))
     if shared is None and one.prompts != other.prompts:
         raise PromptError(f"{first} and {second} cut the prompts into other tokens; compare models of one tokenizer")
     if one.name == other.name:
@@ -151,9 +151,13 @@ def _part(
     device: str | None,
     *,
     pictures: bool = True,
+    alone: bool = True,
     task: Mapping[str, Any] | None = None,
 ) -> Part:
-    """What is asked of one model; `task` (of an arithmetic model) narrows what its card says it has learned."""
+    """What is asked of one model; `task` (of an arithmetic model) narrows what its card says it has learned.
+
+    One of several models (not `alone`) is not asked for carries in the examples where it cannot have any.
+    """
     model = load_model(model_name, device=device, weights=settings.weights)
     card = _card(model_name)
     name = folder_name(model_name)
@@ -171,13 +175,16 @@ def _part(
         if subject.pairs is not None:
             prompts["pairs"] = subject.pairs.digest
         return Part(**known, steps=subject.steps(), notes=notes, settings=settings.model_dump(), prompts=prompts)
+    notes = []
+    if not alone and card["task"]["steps"] and any(example.carries for example in settings.examples):
+        settings = settings.model_copy(update={"examples": [Example(text=text) for text in settings.texts]})
+        notes.append("The carries of the examples were left out: worked steps show the digits before any carry.")
     if task is not None:
         card = {**card, "task": {**card["task"], **task}}
     made = ArithmeticSubject(model, card, settings)
     steps = steps_for(made)
     if not pictures:
         steps = [replace(step, pictures=lambda _: (), pages=lambda _: {}) for step in steps]
-    notes = []
     if settings.wants("patching") and len(made.operators) > 1 and "+" in made.operators:
         notes.append("Pairs that differ in a digit or a carry are additions.")
     return Part(

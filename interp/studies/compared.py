@@ -24,14 +24,18 @@ def comparison_part(
     about: str,
     claims: Callable[[Found], Sequence[Claim]] = lambda _: (),
     headline: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Part:
-    """Every table that both parts have, with the difference; made from their results, without another forward pass."""
+    """Every table that both parts have, with the difference; made from their results, without another forward pass.
+
+    Steps named in `without` are left out: where the two models are not asked the same there.
+    """
     names = (first.name, second.name)
 
     def derive(found: Found) -> Results:
         made: Results = {}
         seen: set[tuple[str, str]] = set()
-        for step in found[first.name]:
+        for step in (step for step in found[first.name] if step not in without):
             for result in found[first.name][step]:
                 other = found[second.name].get(step, {}).get(result)
                 if other is None or result.startswith(("example", "untrained")):
@@ -60,9 +64,9 @@ def comparison_part(
     step = Step(
         "tables",
         lambda _: {},
-        fingerprint("comparison", names, keys),
+        fingerprint("comparison", names, keys, without),
         pictures,
-        text="The same table of both models on the same prompts, and the second less the first, prompt by prompt.",
+        text="The same table of both models on the same problems, and the second less the first, problem by problem.",
         derive=derive,
     )
     return Part(

@@ -50,8 +50,9 @@ def carry_out_parts(
     out = open_folder(out)
     context = multiprocessing.get_context("spawn")
     news: Any = context.Queue()
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, context, _start, (build, max(1, threads // jobs), news))
-    with pool, bar_over(study, progress) as watch:
+    with bar_over(study, progress) as watch:
         work: list[Future[None]] = [pool.submit(_carry_out, number, out, png) for number in numbers]
         try:
             while not all(future.done() for future in work):
@@ -65,8 +66,12 @@ def carry_out_parts(
                 "a process of the run died, perhaps for lack of memory; the same command with --jobs 1 goes on from "
                 "here and needs less"
             ) from None
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()  # what they have finished is kept
+            raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _to_do(part: Part, out: Path) -> bool:

@@ -24,9 +24,10 @@ from interp.analyses.logit_lens import LogitLens
 from interp.analyses.patching import Patching
 from interp.analyses.probing import Probing
 from interp.errors import ConfigError, PromptError
-from interp.estimates import Estimate, difference, max_t, mean
+from interp.estimates import Estimate, max_t, mean
 
 _ENDS = ("value", "low", "high")
+_ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +125,10 @@ def _(result: HeadScores) -> Table:
 @table_of.register
 def _(result: Patching) -> Table:
     """Shares of the mean clean-corrupted difference, linearised, so that means over pairs are ratios of means."""
-    whole = result.clean - result.corrupted
-    share = torch.nanmean(result.moved, 0) / whole.nanmean()
-    values = share + (result.moved - share * whole[:, None, None]) / whole.nanmean()
+    whole = (result.clean - result.corrupted)[:, None, None].expand_as(result.moved)
+    whole = whole.masked_fill(result.moved.isnan(), torch.nan)
+    share = result.moved.nanmean(0) / whole.nanmean(0)
+    values = share + (result.moved - share * whole) / whole.nanmean(0)
     columns = tuple(f"{result.axis} {c}" if c.lstrip("-").isdigit() else c for c in result.columns)
     rows = tuple(f"layer {layer}" for layer in result.layers)
     unit = f"share of the {result.metric} difference"
@@ -134,9 +136,11 @@ def _(result: Patching) -> Table:
 
 
 def compare(first: Any, second: Any, names: Sequence[str]) -> Comparison:
-    """Compare two results of one kind on the same prompts; `names` are those of the models.
+    """Compare two results of one kind on the same prompts in one order; `names` are those of the models.
 
-    Raises PromptError where the prompts differ or where the two have no cell in common.
+    Results do not hold their prompts: what is checked is that both have the same groups in the same order. Differences
+    below the rounding of 32-bit numbers count as none. Raises PromptError where the groups differ or where the two have
+    no cell in common.
     """
     if type(first) is not type(second):
         raise ConfigError(f"a {type(first).__name__} cannot be compared with a {type(second).__name__}")
@@ -153,9 +157,11 @@ def compare(first: Any, second: Any, names: Sequence[str]) -> Comparison:
         table.values[:, [table.rows.index(r) for r in rows]][:, :, [table.columns.index(c) for c in columns]]
         for table in (one, other)
     ]
-    parts = (mean(both[0], one.groups), mean(both[1], one.groups), difference(both[1], both[0], one.groups))
+    change = both[1] - both[0]
+    change = change.masked_fill(change.abs() < _ROUNDING * (1 + both[0].abs()), 0.0)
+    parts = (mean(both[0], one.groups), mean(both[1], one.groups), mean(change, one.groups))
     left, right, gap = (torch.from_numpy(np.stack([getattr(e, end) for end in _ENDS], -1)).float() for e in parts)
-    p = torch.from_numpy(max_t(both[1] - both[0], one.groups)).float()
+    p = torch.from_numpy(max_t(change, one.groups)).float()
     return Comparison(
         one.what, one.unit, tuple(names), rows, columns, left, right, gap, p, torch.from_numpy(parts[2].n)
     )

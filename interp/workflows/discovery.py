@@ -7,6 +7,7 @@ matters.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor
 from interp.analyses.ablation import Ablation
 from interp.analyses.patching import Patching
 from interp.errors import ConfigError, PromptError
-from interp.estimates import FEWEST_GROUPS, Estimate, halves, matched, mean, mean_value, sign_flip
+from interp.estimates import FEWEST_GROUPS, Estimate, halves, matched, mean, mean_value, ratio, ratio_value, sign_flip
 from interp.prompts import Prompts
 from interp.workflows.selection import Chosen
 
@@ -137,6 +138,8 @@ class Trial:
     own: Float[Tensor, "row layer head"]
     control: Float[Tensor, "row layer head"]
     groups: Int[Tensor, " row"]
+    whole: Float[Tensor, " row"] | None = None
+    """What the effects are shares of: they are then ratios of means."""
 
 
 def discover(
@@ -192,8 +195,10 @@ def _searched(
     shape = tuple(trial.own.shape[1:])
     if half is None:
         return np.full(shape, np.nan), np.full(shape, np.nan)
-    values = (trial.own - trial.control)[torch.from_numpy(half)]
-    return mean_value(values), sign_flip(values, trial.groups[torch.from_numpy(half)], seed=seed)
+    rows = torch.from_numpy(half)
+    values, groups = (trial.own - trial.control)[rows], trial.groups[rows]
+    found = mean_value(values) if trial.whole is None else ratio_value(values, _spread(trial.whole[rows], values))[0]
+    return found, sign_flip(values, groups, seed=seed)
 
 
 def _confirmed(
@@ -205,9 +210,17 @@ def _confirmed(
         return nothing, nothing, nothing, np.full(shape, np.nan), 0
     rows = torch.from_numpy(half)
     groups = trial.groups[rows]
-    parts = [mean(x[rows], groups, seed=seed) for x in (trial.own, trial.control, trial.own - trial.control)]
+    kinds = (trial.own[rows], trial.control[rows], (trial.own - trial.control)[rows])
+    if trial.whole is None:
+        parts = [mean(x, groups, seed=seed) for x in kinds]
+    else:
+        parts = [ratio(x, _spread(trial.whole[rows], x), groups, seed=seed) for x in kinds]
     tables = [np.stack([getattr(part, end) for end in ENDS], -1) for part in parts]
-    return tables[0], tables[1], tables[2], parts[2].p, len(groups.unique())
+    return tables[0], tables[1], tables[2], sign_flip(kinds[2], groups, seed=seed), int(parts[2].n.max())
+
+
+def _spread(whole: Float[Tensor, " row"], values: Float[Tensor, "row layer head"]) -> Float[Tensor, "row layer head"]:
+    return whole[:, None, None].expand_as(values)
 
 
 def _plain(value: Tensor) -> float | None:
@@ -223,11 +236,11 @@ def patched_heads(results: Mapping[str, Patching], *, minimum: float = 0.1, seed
     for name, result in results.items():
         if result.axis != "head":
             raise ConfigError(f"{name} patches {result.site}, which has no heads; give results of site z")
-        kept = ~result.control.isnan().flatten(1).any(1)
-        if not bool(kept.any()):
+        both = ~(result.moved.isnan() | result.control_moved.isnan())
+        if not bool(both.any()):
             raise PromptError(f"no pair of {name} has a control; give more pairs of one layout")
-        scale = (result.clean - result.corrupted)[kept].mean()
-        trials[name] = Trial(result.moved[kept] / scale, result.control_moved[kept] / scale, result.groups[kept])
+        own, control = (x.masked_fill(~both, torch.nan) for x in (result.moved, result.control_moved))
+        trials[name] = Trial(own, control, result.groups, result.clean - result.corrupted)
     first = next(iter(results.values()))
     return discover(
         trials, layers=first.layers, heads=first.columns, unit="share of the mean clean-corrupted logit difference",
@@ -255,10 +268,10 @@ def specialisation(
     Each prompt that asks for the sub-task is paired with one that does not and that agrees in the labels `matched`. A
     head that breaks both alike is needed, but not for this.
     """
-    rng = np.random.default_rng(seed)
     groups = prompts.groups.numpy()
     trials = {}
     for name, task in tasks.items():
+        rng = np.random.default_rng((seed, zlib.crc32(name.encode())))  # the same pairs whatever else is asked
         drop = result.drop(task.metric)
         truth, classes = prompts.coded(task.label)
         alike = [prompts.coded(column)[0] for column in task.matched]

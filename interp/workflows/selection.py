@@ -200,23 +200,25 @@ def costliest(result: Ablation, metric: str | None = None, *, seed: int = 0) -> 
 def own_and_others(result: StepAblation, own: Mapping[str, str], *, seed: int = 0) -> tuple[Chosen, Chosen]:
     """What ablating each position costs its own answer token (a metric) and the others, and what the worst other.
 
-    The first averages over the positions of `own`: a prompt's own tokens against its others. The second is the other
-    token that suffers most, chosen on one half of the prompts and estimated on the other; its control is no drop.
+    Others are those that the position can change: what is read before it stands is left out. The first averages over
+    the positions of `own`: a prompt's own tokens against its others. The second is the other token that suffers most,
+    chosen on one half of the prompts and estimated on the other; its control is no drop.
     """
     drop, groups = result.drop().numpy(), result.groups.numpy()
     mine = np.zeros(drop.shape[1:], dtype=bool)
     for position, metric in own.items():
         mine[result.positions.index(position), result.metrics.index(metric)] = True
-    if not mine.any() or mine.all():
+    theirs = result.reached.numpy() & ~mine
+    if not mine.any() or not theirs.any():
         raise ConfigError("own names, for some positions, which metric is theirs, and leaves others")
-    flat, kept = drop.reshape(len(drop), -1), mine.reshape(-1)
-    first, second = (_mean_over(flat[:, which]) for which in (kept, ~kept))
+    flat, kept = drop.reshape(len(drop), -1), theirs.reshape(-1)
+    first, second = (_mean_over(flat[:, which]) for which in (mine.reshape(-1), kept))
     together = Chosen(
         layer=-1, column="", effect=mean(first, groups), control=mean(second, groups),
         difference=difference(first, second, groups), searched=1,
     )  # fmt: skip
     search, confirm = halves(groups, seed=seed)
-    found = np.where(kept, np.nan, mean_value(flat[search]))
+    found = np.where(kept, mean_value(flat[search]), np.nan)
     if np.isnan(found).all():
         raise PromptError("no prompt of the searching half has another answer token; give more prompts of one layout")
     worst = int(np.nanargmax(found))

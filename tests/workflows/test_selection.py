@@ -418,7 +418,9 @@ def stepped(rng, n, *, own=0.0, other=0.0):
     drop[:, 0, 2] += other
     names = tuple(f"m{i}" for i in range(3))
     base = torch.ones(n, 3)
-    made = StepAblation(("mlp_out",), "mean", ("p0", "p1", "p2"), names, base[:, None] - f32(drop), base,
+    reached = torch.ones(3, 3, dtype=torch.bool).triu()  # what is written before a position cannot hang on it
+    drop[:, ~reached.numpy()] = 0
+    made = StepAblation(("mlp_out",), "mean", ("p0", "p1", "p2"), names, base[:, None] - f32(drop), base, reached,
                         torch.arange(n))  # fmt: skip
     return own_and_others(made, {f"p{i}": f"m{i}" for i in range(3)})
 
@@ -426,10 +428,12 @@ def stepped(rng, n, *, own=0.0, other=0.0):
 def test_a_step_that_serves_its_own_token_and_another_is_seen():
     together, worst = stepped(np.random.default_rng(0), 60, own=0.6, other=0.4)
     np.testing.assert_allclose(float(together.effect.value), 0.6, atol=0.1)
-    np.testing.assert_allclose(float(together.control.value), 0.4 / 6, atol=0.1)
+    np.testing.assert_allclose(float(together.control.value), 0.4 / 3, atol=0.07)
+    assert worst.searched == 3
     assert worst.column == "p0: m2"
     np.testing.assert_allclose(float(worst.effect.value), 0.4, atol=0.1)
-    made = StepAblation((), "mean", ("p",), ("m",), torch.zeros(4, 1, 1), torch.zeros(4, 1), torch.arange(4))
+    made = StepAblation((), "mean", ("p",), ("m",), torch.zeros(4, 1, 1), torch.zeros(4, 1), torch.ones(1, 1).bool(),
+                        torch.arange(4))  # fmt: skip
     with pytest.raises(ConfigError, match="leaves others"):
         own_and_others(made, {"p": "m"})
 

@@ -56,8 +56,8 @@ def answers(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             rows.append([question, _in_short([claim["verdict"] for _, claim in found]), "\n".join(said)])
     return {
         "title": "The questions, and what was found",
-        "text": "✓ supported, ✗ not supported, ? undecided; every finding stands with its numbers below. A question whose "
-        "findings do not agree has no short answer.",
+        "text": "✓ supported, ✗ not supported, ? undecided; every finding stands with its numbers below. A question "
+        "whose findings do not agree has no short answer.",
         "columns": ["question", "findings", "what they say"],
         "rows": rows,
     }

@@ -18,6 +18,7 @@ from interp.figures import plot
 from interp.metrics import at_each
 from interp.studies.arithmetic.subject import OPERATORS, ArithmeticSubject
 from interp.studies.study import Picture, Report, Results, Step
+from interp.tensors import Activations
 from interp.workflows.discovery import Discovery, Task, patched_heads, specialisation
 from interp.workflows.selection import learned_heads
 
@@ -51,21 +52,23 @@ def circuits_step(subject: ArithmeticSubject) -> Step:
         for label, (position, read) in neuron_labels(subject).items():
             report(f"neurons for {label}")
             try:
-                found = selectivity(subject.more, label, at=position, layers=subject.layers, seed=settings.seed)
+                among = _of_one_operator(subject, label, subject.more)
+                found = selectivity(among, label, at=position, layers=subject.layers, seed=settings.seed)
             except PromptError:  # too few problems have the label
                 continue
             computed[f"neurons {label}"] = found
             neurons = [(found.layers[i], j) for i, j in found.found().nonzero().tolist()]
             if not neurons:
                 continue
-            asked = prompts.reading([read]) if read else prompts
-            asked = asked.take(np.flatnonzero(prompts.coded(label)[0] >= 0)[: settings.problems])
+            others = _of_one_operator(subject, label, subject.on_prompts).prompts
+            asked = others.reading([read]) if read else others
             try:
+                asked = asked.take(np.flatnonzero(others.coded(label)[0] >= 0))
                 computed[f"without {label}"] = set_ablation(
                     subject.model, asked, neurons, kind=settings.ablation, metrics=["exact_match"], random_sets=10,
                     seed=settings.seed,
                 )  # fmt: skip
-            except ConfigError:  # so many are selective that none are left to compare with
+            except (ConfigError, PromptError):  # so many are selective that no others are left, or no problem is
                 continue
         return computed
 
@@ -81,11 +84,19 @@ def circuits_step(subject: ArithmeticSubject) -> Step:
     )  # fmt: skip
 
 
+def _of_one_operator(subject: ArithmeticSubject, label: str, found: Activations) -> Activations:
+    """The problems of sums (of the first operator) alone, where all operators would be told apart by the label too."""
+    if label == "operator" or len(subject.operators) == 1:
+        return found
+    return found.take((found.prompts.labels["operator"] == subject.operators[0]).to_numpy())
+
+
 def subtasks(subject: ArithmeticSubject) -> dict[str, Task]:
     """The sub-tasks of each column, and the operators; matched others have operands of the same lengths.
 
-    What comes in (base-add, use-carry, use-nine) is compared within columns that do, or do not, make a carry; what the
-    column makes within columns into which a carry does, or does not, come.
+    What comes in is compared within columns that do, or do not, make a carry: a plain carry (use-carry) with none, one
+    through nines (use-nine) with a plain one, none (base-add) with any. What the column makes is compared within
+    columns into which a carry does, or does not, come.
     """
     found = {}
     columns = "predict.step.{}.digit" if subject.steps else "predict.answer.{}"
@@ -93,9 +104,10 @@ def subtasks(subject: ArithmeticSubject) -> dict[str, Task]:
         other = "base-add" if sub.startswith("make") else "make-carry"
         for place in PLACES[: subject.digits]:
             read = columns.format(place).removeprefix("predict.")
-            label = f"{sub}.{place}"
-            if label in subject.more.prompts.labels and read in subject.more.prompts.read_names:
-                found[label] = Task(f"exact_match {read}", label, (f"{other}.{place}", "shape"))
+            name = f"{sub}.{place}"
+            label = {"use-carry": f"a carry into {place}", "use-nine": f"nines into {place}"}.get(sub, name)
+            if name in subject.more.prompts.labels and read in subject.more.prompts.read_names:
+                found[name] = Task(f"exact_match {read}", label, (f"{other}.{place}", "shape"))
     if len(subject.operators) > 1:
         found |= {OPERATORS[o]: Task("exact_match", OPERATORS[o], ("lengths",)) for o in subject.operators}
     return found
@@ -104,8 +116,8 @@ def subtasks(subject: ArithmeticSubject) -> dict[str, Task]:
 def neuron_labels(subject: ArithmeticSubject) -> dict[str, tuple[str, str]]:
     """Labels that neurons may tell apart, where they would have to, and the answer token that hangs on it.
 
-    A carry where the next higher digit is predicted, a digit where it is itself predicted, the operator at the equals
-    sign.
+    A carry where the next higher digit is predicted, a digit where it is itself predicted (both among problems of one
+    operator), the operator at the equals sign.
     """
     known = subject.more.prompts
     adder = "step.{}.digit" if subject.steps else "answer.{}"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.datasets.arithmetic import PLACES, Problem, columns, labels
 from interp.datasets.arithmetic_prompts import VOCABULARY, spell
-from interp.estimates import Estimate, counted, proportion_difference
+from interp.estimates import Estimate, counted, proportion_difference, share_change
 from interp.evidence import Claim
 
 CARRY_IN = ("base-add", "use-carry", "use-nine")
@@ -151,21 +151,23 @@ def _order(result: Learning, names: Mapping[str, str], where: str) -> list[Claim
         )
     at = result.reaches(names["sum"], REACHED)
     if at is not None:
-        known, right = (result.share(names[what])[at] for what in ("sum", "all"))
         index = [result.digits.index(names[what]) for what in ("sum", "all")]
-        wrong = counted(result.right[index[0], at] - result.right[index[1], at], result.n[index[0]])
+        known, right = (int(result.right[i, at]) for i in index)
+        n = int(result.n[index[0]])
+        carry, other = known - right, n - known
+        errors = np.repeat([1.0, 0.0, -1.0], [carry, right, other])
         made.append(
             Claim(
                 name=f"learned first: sum, {where}",
                 statement=f"The column's own sum is learned before its carry ({where}): at step {result.steps[at]}, "
-                f"{float(known.value):.0%} of digits are right up to the carry, {float(right.value):.0%} are right.",
-                effect=known,
-                control=right,
-                control_name="the same digits, carry and all",
-                difference=wrong,
+                f"{carry / n:.0%} of digits are wrong by a carry alone, {other / n:.0%} are wrong otherwise.",
+                effect=counted(carry, n),
+                control=counted(other, n),
+                control_name="digits that are wrong otherwise",
+                difference=share_change(errors),
                 minimum=0.1,
-                unit="share of digits that are right",
-                note=note,
+                unit="share of digits",
+                note=note + " Errors of one that no carry explains count as other errors.",
             )
         )
     return made

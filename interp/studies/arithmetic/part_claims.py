@@ -92,11 +92,11 @@ def _negative(estimate: Estimate) -> Estimate:
 
 
 _SERVES = {
-    "use-carry": "digits into whose column a carry comes",
-    "use-nine": "digits whose carry comes through a column of nines",
-    "addition": "additions",
-    "subtraction": "subtractions",
-    "multiplication": "multiplications",
+    "use-carry": ("digits into whose column a carry comes", "matched ones without a carry"),
+    "use-nine": ("digits whose carry comes through a column of nines", "matched ones with a plain carry"),
+    "addition": ("additions", "matched problems of other operators"),
+    "subtraction": ("subtractions", "matched problems of other operators"),
+    "multiplication": ("multiplications", "matched problems of other operators"),
 }
 
 
@@ -114,9 +114,9 @@ def _served(result: Discovery) -> list[Claim]:
                     best,
                     name=f"head for {task}",
                     statement=f"{sub.capitalize()}{f' ({place})' if place else ''} has a head of its own, "
-                    f"L{best.layer}H{best.column}: without it {percent(best.effect)} of {_SERVES[sub]} break, of "
-                    f"matched others {percent(best.control)}.",
-                    control_name=result.control_name,
+                    f"L{best.layer}H{best.column}: without it {percent(best.effect)} of {_SERVES[sub][0]} break, of "
+                    f"{_SERVES[sub][1]} {percent(best.control)}.",
+                    control_name=_SERVES[sub][1],
                     minimum=0.1,
                     unit=result.unit,
                     note=f"The head was {CONFIRMED.format(best.searched)}. Every head and sub-task: "
@@ -146,8 +146,8 @@ def _neurons(found: Results) -> list[Claim]:
                 difference=difference(own, other, result.groups),
                 minimum=0.05,
                 unit="drop in the share of digits that are right",
-                note=f"{result.kind} ablation at every token. The neurons were found by their activation alone "
-                "(selective-neurons.json).",
+                note=f"{result.kind} ablation at every token. The neurons were found by their activation alone, on "
+                "other problems (selective-neurons.json).",
             )
         )
     return made

@@ -131,7 +131,8 @@ def use_of_carry(subject: ArithmeticSubject, probe: Probing, place: str, above: 
 
     On other problems than the probe was fitted on. The vector is scaled to lead from the mean of the problems without a
     carry to that of those with one, along the probe's direction. Added where no carry comes in, the model should write
-    one more; subtracted where one does, one less; both beside random directions of the same length.
+    one more; subtracted where one does, one less; both beside random directions of the same length. A digit that is
+    nothing but the carry has no column, and is left out: without the carry it would not be there.
     """
     role, read = f"predict.answer.{above}", f"answer.{above}"
     inner = range(1, len(probe.depths) - 1)
@@ -149,7 +150,8 @@ def use_of_carry(subject: ArithmeticSubject, probe: Probing, place: str, above: 
     prompts = subject.more.prompts
     carry = prompts.coded(probe.label)
     here = (prompts.labels["operator"] == "+").to_numpy() & (prompts.columns(role) >= 0).numpy()
-    here &= (prompts.columns(read) >= 0).numpy()
+    has_column = prompts.labels[[f"a.{above}", f"b.{above}"]].notna().any(axis=1).to_numpy()
+    here &= (prompts.columns(read) >= 0).numpy() & has_column
     found: Results = {}
     for value, dose, name in (("0", 1.0, "added"), ("1", -1.0, "subtracted")):
         kept = here & (carry[0] == (carry[1].index(value) if value in carry[1] else -2))

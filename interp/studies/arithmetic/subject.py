@@ -186,8 +186,10 @@ class ArithmeticSubject(Subject):
 
     @cached_property
     def more(self) -> Activations:
-        """Four times as many other held-out problems: for heads by sub-task, neurons and products, which need many."""
-        drawn = self.sample((self.settings.seed, 3), 4 * self.settings.problems, self.task)
+        """Four times as many held-out problems, none of them among `problems`: for what needs many, or others."""
+        known = {_unordered(problem) for problem in self.problems}
+        drawn = self.sample((self.settings.seed, 3), 5 * self.settings.problems, self.task)
+        drawn = [problem for problem in drawn if _unordered(problem) not in known][: 4 * self.settings.problems]
         prompts = to_prompts(drawn, steps=self.steps)
         prompts = replace(prompts, labels=prompts.labels.assign(**shapes(drawn)))
         n = info(self.model).n_layers
@@ -256,12 +258,30 @@ class ArithmeticSubject(Subject):
 _EXAMPLES = [Problem(59, "+", 73), Problem(999, "+", 1), Problem(402, "-", 75), Problem(87, "*", 6), Problem(4, "+", 8)]
 
 
+def _unordered(problem: Problem) -> tuple[str, int, int]:
+    """The problem, either order of a sum or product counted as one, as the splits count them."""
+    a, b = problem.a, problem.b
+    return (problem.operator, a, b) if problem.operator == "-" else (problem.operator, min(a, b), max(a, b))
+
+
+def carry_contrasts(problems: Sequence[Problem]) -> dict[str, Any]:
+    """Labels that tell a plain carry into a column from none, and a carry through nines from a plain one."""
+    found = {}
+    known = [labels(problem) for problem in problems]
+    for place in PLACES:
+        for name, asked, other in (("a carry", "use-carry", "base-add"), ("nines", "use-nine", "use-carry")):
+            column = [(row.get(f"{asked}.{place}"), row.get(f"{other}.{place}")) for row in known]
+            found[f"{name} into {place}"] = [bool(yes) if yes or no else None for yes, no in column]
+    return found
+
+
 def shapes(problems: Sequence[Problem]) -> dict[str, Any]:
-    """Label columns to match problems by: the operands' lengths, alone and with the operator; and each operator."""
+    """Label columns to match problems by: the operands' lengths, alone and with the operator; operators, carries in."""
     lengths = [f"{len(str(p.a))} and {len(str(p.b))} digits" for p in problems]
     found: dict[str, Any] = {"lengths": lengths}
     found["shape"] = [f"{p.operator} {length}" for p, length in zip(problems, lengths, strict=True)]
-    return found | {name: [p.operator == o for p in problems] for o, name in OPERATORS.items()}
+    found |= {name: [p.operator == o for p in problems] for o, name in OPERATORS.items()}
+    return found | carry_contrasts(problems)
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:

@@ -47,9 +47,10 @@ def record(base, carry, known, n=400):
         ([0.1, 0.95, 1.0], [0.1, 0.3, 1.0], [0.1, 0.97, 1.0], ["supported", "supported"]),
         ([0.1, 0.5, 0.95], [0.1, 0.5, 0.95], [0.2, 0.98, 1.0], ["not supported", "supported"]),
         ([0.1, 0.5, 0.95], [0.1, 0.5, 0.95], [0.1, 0.5, 0.95], ["not supported", "not supported"]),
+        ([0.1, 0.85, 0.95], [0.1, 0.85, 0.95], [0.1, 0.92, 0.98], ["not supported", "not supported"]),
         ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.1, 0.2, 0.3], []),
     ],
-    ids=["base first", "sum first", "at once", "never"],
+    ids=["base first", "sum first", "at once", "errors of one", "never"],
 )
 def test_the_order_of_learning_is_told(base, carry, known, verdicts):
     claims = learning_claims(record(base, carry, known))
