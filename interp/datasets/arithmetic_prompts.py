@@ -111,31 +111,18 @@ def to_prompts(problems: Sequence[Problem], *, steps: bool = False, answered: bo
 
 def spell(problem: Problem, steps: bool) -> tuple[str, dict[str, int]]:
     """The full text, and the column of every named token (column 0 is `<bos>`)."""
-    roles: dict[str, int] = {}
-    text = ""
-
-    def digits(prefix: str, number: int) -> None:
-        nonlocal text
-        for i, digit in enumerate(str(number)):
-            roles[f"{prefix}.{PLACES[len(str(number)) - 1 - i]}"] = len(text) + 1
-            text += digit
-
-    def mark(name: str, symbol: str) -> None:
-        nonlocal text
-        roles[name] = len(text) + 1
-        text += symbol
-
-    digits("a", problem.a)
-    mark("operator", problem.operator)
-    digits("b", problem.b)
-    mark("=", "=")
+    named = [*_digits("a", problem.a), ("operator", problem.operator), *_digits("b", problem.b), ("=", "=")]
     if steps:
-        for i, column in enumerate(columns(problem)):
-            mark(f"step.{PLACES[i]}.carry", str(column.total // 10))
-            mark(f"step.{PLACES[i]}.digit", str(column.total % 10))
-            mark(f"step.{PLACES[i]}.mark", ";")
+        for place, column in zip(PLACES, columns(problem), strict=False):
+            parts = (("carry", str(column.total // 10)), ("digit", str(column.total % 10)), ("mark", ";"))
+            named += [(f"step.{place}.{what}", symbol) for what, symbol in parts]
     if problem.result < 0:
-        mark("sign", "-")
-    digits("answer", abs(problem.result))
-    roles["end"] = len(text) + 1
-    return text, roles
+        named.append(("sign", "-"))
+    named += _digits("answer", abs(problem.result))
+    roles = {name: column for column, (name, _) in enumerate(named, 1)}
+    return "".join(symbol for _, symbol in named), {**roles, "end": len(named) + 1}
+
+
+def _digits(prefix: str, number: int) -> list[tuple[str, str]]:
+    text = str(number)
+    return [(f"{prefix}.{PLACES[len(text) - 1 - i]}", digit) for i, digit in enumerate(text)]

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -151,12 +152,17 @@ def test_processed_weights_give_the_same_patching(hf, pairs):
     np.testing.assert_allclose(first.patched, second.patched, atol=1e-4, rtol=1e-4)
 
 
+@cache
+def drawn(kind):
+    return draw_pairs(np.random.default_rng(0), 80, kind, digits=2)
+
+
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 @pytest.mark.parametrize("kind", ["digit", "carry"])
 def test_the_control_brings_the_wrong_information(kind, direction, monkeypatch):
     """What is copied comes from a run whose answer is neither of the pair's own, and which differs in what decides."""
     model = load_model("arithmetic-add3", device="cpu")
-    pairs = draw_pairs(np.random.default_rng(0), 80, kind, digits=2)
+    pairs = drawn(kind)
     taken = []
     found = patching_module._partners
     monkeypatch.setattr(patching_module, "_partners", lambda *a: taken.append(found(*a)) or taken[-1])

@@ -111,7 +111,7 @@ def test_a_killed_run_ends_like_an_unbroken_one(tmp_path, waits_for):
     (tmp_path / "s.yaml").write_text(json.dumps({**SMALL, "examples": EXAMPLES}))
     command = [
         sys.executable, "-m", "interp.cli", "analyze", "arithmetic-add3", "--config", str(tmp_path / "s.yaml"),
-        "--no-png", "--quiet", "--threads", "1",
+        "--no-png", "--quiet", "--threads", "1", "--only", "logit-lens,patching,weights",
     ]  # fmt: skip
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     broken = tmp_path / "broken"
