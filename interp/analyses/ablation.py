@@ -77,7 +77,7 @@ class StepAblation:
     groups: Int[Tensor, " prompt"]
 
     def drop(self) -> Float[Tensor, "prompt position metric"]:
-        """How much lower each metric is without the computation at each position."""
+        """How much lower each metric is without the computation at each position, prompt by prompt."""
         return self.base[:, None] - self.ablated
 
     def to_frame(self) -> pd.DataFrame:
@@ -135,7 +135,9 @@ def step_ablation(
 ) -> StepAblation:
     """Ablate all that is computed at one position (every block output of every layer), position after position.
 
-    With `metrics.at_each` it shows which answer tokens a position computes: a position serves those that break.
+    With `metrics.at_each` it shows which answer tokens a position computes: a position serves those that break. What is
+    written in its place is the mean (or another prompt's, or zero): a token that does not break may have had the mean
+    right.
     """
     chosen = every(sites, int(model.cfg.n_layers), layers)
     value, missing = replacement(model, prompts, chosen, kind, seed=seed, memory=memory)

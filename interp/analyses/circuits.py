@@ -119,7 +119,7 @@ class SetAblation:
     groups: Int[Tensor, " prompt"]
 
     def drop(self, metric: str | None = None) -> tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"]]:
-        """How much lower a metric is without the set, and on average without a random one."""
+        """How much lower a metric is, prompt by prompt, without the set, and on average without a random one."""
         index = which(self.metrics, metric)
         base = self.base[:, index]
         return base - self.without[:, index], base - self.random[..., index].mean(1)
@@ -236,7 +236,11 @@ def set_ablation(
     memory: int = MEMORY,
     progress: bool = False,
 ) -> SetAblation:
-    """Ablate a set of neurons (or heads) at once, and random sets that take as many others from each layer."""
+    """Ablate a set of neurons (or heads) at once, and random sets that take as many others from each layer.
+
+    A set that costs no more than the random ones is not needed as such. Raises ConfigError where a layer has too few
+    others.
+    """
     chosen = _checked(model, site, parts)
     if not chosen:
         raise ConfigError("a set of parts needs at least one part")
@@ -273,6 +277,8 @@ def spelled(part: tuple[int, int]) -> str:
 def _checked(model: HookedTransformer, site: str, parts: Parts) -> list[tuple[int, int]]:
     if Site(site, 0).unit_axis is None:
         raise ConfigError(f"{site} has no heads or neurons to take away one by one; choose z or mlp_post")
+    if any(isinstance(part, str) or len(part) != 2 for part in parts):
+        raise ConfigError("parts are pairs of numbers, (layer, head) or (layer, neuron): (0, 1) for L0H1")
     found = [(int(layer), int(unit)) for layer, unit in parts]
     if len(set(found)) < len(found):
         raise ConfigError("a head or neuron is named twice; name each once")

@@ -47,7 +47,7 @@ class Probing:
     shuffled: Float[Tensor, "prompt depth position"]
     """The same for labels dealt out anew among the groups."""
     control: Float[Tensor, "prompt depth position"]
-    """The same for a control task: a random label for each value of `key`, as many of each as of the real ones."""
+    """The same for a control task: for each value of `key` a label drawn at random with the real ones' frequencies."""
     majority: Float[Tensor, "prompt depth position"]
     """1 where the commonest label of the other folds is right."""
     key: str
@@ -68,13 +68,17 @@ class Probing:
         """Accuracy less that of the commonest label, [depth, position]."""
         return difference(self.right, self.majority, self.groups)
 
-    def direction(self, depth: int, position: int, label: str) -> Direction:
-        """What a probe reads one label along, as a direction of the stream."""
+    def direction(self, depth: int | str, position: int | str, label: str) -> Direction:
+        """What a probe reads one label along, as a direction of the stream.
+
+        `depth` and `position` by name (of `depths`, `positions`) or number; labels of yes and no are "1" and "0".
+        """
         if label not in self.classes:
             raise ConfigError(f"the probe knows no label {label!r}; it knows: {', '.join(self.classes)}")
-        name, _, layer = self.sites[depth].partition(".")
-        source = f"probe for {self.label} = {label} at {self.positions[position]}, {self.depths[depth]}"
-        return Direction(Site(name, int(layer)), self.vectors[depth, position, self.classes.index(label)], source)
+        row, column = _place(depth, self.depths, "depth"), _place(position, self.positions, "position")
+        name, _, layer = self.sites[row].partition(".")
+        source = f"probe for {self.label} = {label} at {self.positions[column]}, {self.depths[row]}"
+        return Direction(Site(name, int(layer)), self.vectors[row, column, self.classes.index(label)], source)
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each prompt, depth and position."""
@@ -82,6 +86,14 @@ class Probing:
             {"depth": self.depths, "position": self.positions}, right=self.right, shuffled=self.shuffled,
             control=self.control, majority=self.majority,
         )  # fmt: skip
+
+
+def _place(wanted: int | str, names: Sequence[str], what: str) -> int:
+    if isinstance(wanted, str) and wanted in names:
+        return list(names).index(wanted)
+    if isinstance(wanted, int) and -len(names) <= wanted < len(names):
+        return wanted % len(names)
+    raise ConfigError(f"the probe has no {what} {wanted!r}; it has: {', '.join(names)}")
 
 
 def probing(
@@ -103,8 +115,8 @@ def probing(
     there, the stream is also read between attention and MLP.
     """
     prompts = activations.prompts
-    if not key:
-        raise ConfigError("a control task needs a key: label columns that come again in other groups")
+    if not key or isinstance(key, str):
+        raise ConfigError("a control task needs a key: a list of label columns that come again in other groups")
     codes, classes = prompts.coded(label)
     keys = np.stack([prompts.coded(name)[0] for name in key], 1)
     groups = prompts.groups.numpy()

@@ -91,6 +91,8 @@ def selectivity(
     prompts = activations.prompts
     codes, classes = prompts.coded(label)
     chosen = activations.layers(site) if layers is None else list(layers)
+    if not chosen:
+        raise ConfigError(f"{site} was not captured; name it in `capture`")
     table = torch.stack([activations.at(site, layer, [at])[:, 0] for layer in chosen], 1).float().cpu()
     x = table.reshape(len(prompts), len(chosen), -1)
     there = (codes >= 0) & ~torch.isnan(x).flatten(1).any(1).numpy()

@@ -42,7 +42,7 @@ class DirectionTest:
     groups: Int[Tensor, " prompt"]
 
     def effect(self) -> tuple[Estimate, Estimate, Estimate]:
-        """Mean change of the metric under each edit, that of random directions, and the paired difference."""
+        """Mean change of the metric, that of random directions, and the paired difference: each an estimate [edit]."""
         own, control = self.values - self.base[:, None], self.random.mean(2) - self.base[:, None]
         return mean(own, self.groups), mean(control, self.groups), difference(own, control, self.groups)
 
@@ -70,6 +70,9 @@ def direction_test(
     """Project a direction out at every token (or at one position `at`), and add it at each dose."""
     if random_directions < 1:
         raise ConfigError("the control needs at least one random direction")
+    width = int(model.cfg.d_model)
+    if direction.site.name.startswith(("resid", "attn_out", "mlp_out")) and len(direction.vector) != width:
+        raise ConfigError(f"the direction has width {len(direction.vector)}, {direction.site} has {width}")
     cells = []
     for one in (direction, *direction.random(random_directions, seed=seed)):
         cells += [[one.project_out(at=at)], *one.dose(doses, at=at)]

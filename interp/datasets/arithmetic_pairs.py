@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ def minimal_pairs(
     digit of that column); labels gain `kind`, `changed` and `target` (names) and `decides`: what the two differ in
     (the digit, the carry into the column read, or the operator). Raises PromptError where none is left.
     """
+    if kind not in get_args(Kind):
+        raise PromptError(f"there are no pairs of kind {kind!r}; choose from {', '.join(get_args(Kind))}")
     rng = np.random.default_rng(seed)
     found = _find_twins(rng, problems, kind, operators, steps, split, multiplier_digits, places)
     if not found:

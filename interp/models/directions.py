@@ -29,6 +29,8 @@ class Direction:
     """What it came from, in words."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.site, Site):
+            raise ConfigError(f"a direction needs a site, for instance Site('resid_post', 1), not {self.site!r}")
         if not bool(torch.isfinite(self.vector).all()) or float(self.vector.norm()) == 0:
             raise ConfigError(f"the direction of {self.source!r} is zero or not finite, so it points nowhere")
 

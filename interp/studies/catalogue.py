@@ -98,6 +98,7 @@ def comparison(first: str, second: str, settings: Settings, *, device: str | Non
     """
     cards = [_card(name) for name in (first, second)]
     if (cards[0] is None) != (cards[1] is None):
+        load_model(first if cards[0] is None else second, device=device)  # says where there is no such model
         raise ConfigError(
             f"{first} and {second} cannot be compared: one was trained on arithmetic by this library, the other was not"
         )
@@ -190,7 +191,7 @@ def _part(
     return Part(
         **known,
         steps=steps,
-        claims=lambda found: claims(found, made.operators, steps=made.steps),
+        claims=lambda found: claims(found, made.operators, steps=made.steps, digits=made.digits),
         tables=lambda found: tables(made, found),
         notes=notes,
         settings=made.settings.model_dump(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from interp.errors import ConfigError, PromptError
 from interp.evidence import Claim
 from interp.figures import plot
@@ -12,6 +14,7 @@ from interp.results import fingerprint
 from interp.studies.study import Part, Picture, Results, Step
 from interp.workflows.comparison import Comparison, compare
 
+LEVEL = 0.05
 Found = Mapping[str, Mapping[str, Results]]
 
 
@@ -76,8 +79,35 @@ def comparison_part(
         model={},
         steps=[step],
         joint_claims=claims,
+        highlights=lambda found: [_differing(found["tables"], names)],
         tables=lambda found: {key.replace(" ", "-"): _plain(result) for key, result in found["tables"].items()},
     )
+
+
+MOST = 30
+"""Differing cells listed on the page."""
+
+
+def _differing(found: Results, names: tuple[str, str]) -> dict[str, Any]:
+    """The cells of all tables that differ, the largest difference of each table's scale first."""
+    rows = []
+    for key, result in found.items():
+        gap = result.estimate("difference")
+        scale = float(np.nanmax(np.abs(gap.value))) or 1.0
+        for i, j in np.argwhere(gap.p <= LEVEL).tolist():
+            values = [f"{float(getattr(result, of)[i, j, 0]):.3g}" for of in ("first", "second")]
+            low, high = float(gap.low[i, j]), float(gap.high[i, j])
+            change = f"{float(gap.value[i, j]):.3g} [{low:.3g}, {high:.3g}]"
+            where = f"{result.rows[i]}, {result.columns[j]}"
+            rows.append((-abs(float(gap.value[i, j])) / scale, [f"{result.what} ({key})", where, *values, change]))
+    rows.sort(key=lambda row: row[0])
+    return {
+        "title": "Where they differ",
+        "text": f"{len(rows)} cells differ (p at most {LEVEL:g}, corrected for all cells of their table)"
+        + (f"; the {MOST} largest, each on its table's scale:" if len(rows) > MOST else "."),
+        "columns": ["table", "cell", *names, "second less first"],
+        "rows": [row for _, row in rows[:MOST]],
+    }
 
 
 def _plain(result: Comparison) -> dict[str, Any]:

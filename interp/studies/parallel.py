@@ -47,7 +47,7 @@ def carry_out_parts(
     jobs = min(len(numbers), jobs if jobs is not None else 1 if on_gpu else threads)
     if jobs < 2:
         return
-    out = open_folder(out)
+    out = open_folder(out, study.name)
     context = multiprocessing.get_context("spawn")
     news: Any = context.Queue()
     others = set(multiprocessing.active_children())

@@ -86,6 +86,8 @@ class Part:
     settings: Mapping[str, Any] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Hashes of the prompts."""
+    highlights: Callable[[Mapping[str, Results]], Sequence[Mapping[str, Any]]] = lambda _: ()
+    """Tables of the part on its page: title, text, columns, rows."""
     folded: bool = False
     """Folded away on the page: a repetition whose findings stand in a table above."""
 
@@ -110,7 +112,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
     Folder: `<part>/<step>/<result>/` with safetensors, JSON and parquet, `<part>/<step>/figures/` with HTML and PNG,
     `run.json`. Raises DataError where the folder cannot be written or belongs to something else.
     """
-    out = open_folder(out)
+    out = open_folder(out, study.name)
     found: dict[str, dict[str, Results]] = {}
     done: dict[str, dict[str, Any]] = {}
     with PictureWriter(out, png=png) as writer, bar_over(study, progress) as watch:
@@ -135,6 +137,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
                     {"name": s.name, "text": s.text, "key": s.key, **done[f"{part.name}/{s.name}"]["figures"]}
                     for s in part.steps
                 ],
+                "highlights": [dict(table) for table in part.highlights(found[part.name])],
                 "tables": sorted(tables),
                 "settings": dict(part.settings),
                 "prompts": dict(part.prompts),
@@ -170,7 +173,7 @@ def carry_out(
         yield step.name, {"seconds": seconds, "figures": figures}, had
 
 
-def open_folder(out: Path | str) -> Path:
+def open_folder(out: Path | str, study: str) -> Path:
     """The folder of a run, new or taken up again. Raises DataError where it belongs to something else."""
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -178,6 +181,9 @@ def open_folder(out: Path | str) -> Path:
     make_folder(out)
     if any(out.iterdir()) and not (out / _MARKER).exists():
         raise DataError(f"{out} holds files that are no run of this library; choose an empty folder")
+    known = read_json(out / "run.json").get("study", study) if (out / "run.json").exists() else study
+    if known != study:
+        raise DataError(f"{out} holds the run {known}; choose another folder for {study}")
     write_text(out / _MARKER, "This folder is a run of interp; what is in it is written by the command.\n")
     return out
 

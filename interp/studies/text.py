@@ -33,11 +33,13 @@ class TextSubject(Subject):
         texts = settings.texts or list(dict.fromkeys(pair.clean for pair in settings.pairs))
         if any(one.carries for one in settings.examples):
             raise ConfigError("carries: is for arithmetic models; give the examples of a language model as text alone")
-        if not texts:
-            raise PromptError("there are no prompts; give --examples, or examples: or pairs: in the YAML")
+        if settings.probes:
+            raise ConfigError("probes: needs an arithmetic model, whose prompts have labels; own prompts have none")
         for name in settings.analyses:
             if settings.analyses[name] and name not in _KNOWN:
                 raise ConfigError(f"{name} needs an arithmetic model; own prompts have {', '.join(_KNOWN)}")
+        if not texts:
+            raise PromptError("there are no prompts; give --examples, or examples: or pairs: in the YAML")
         if settings.analyses.get("patching") and not settings.pairs:
             raise PromptError("patching needs pairs; give pairs: in the YAML (clean, corrupted, answer, foil)")
         self.prompts = Prompts.from_texts(texts, model.tokenizer)

@@ -139,9 +139,12 @@ def compare(first: Any, second: Any, names: Sequence[str]) -> Comparison:
     """Compare two results of one kind on the same prompts in one order; `names` are those of the models.
 
     Results do not hold their prompts: what is checked is that both have the same groups in the same order. Differences
-    below the rounding of 32-bit numbers count as none. Raises PromptError where the groups differ or where the two have
+    below the rounding of 32-bit numbers count as none. Results of ablation, logit lens, patching, probing, direct
+    attribution and head scores can be compared. Raises PromptError where the groups differ or where the two have
     no cell in common.
     """
+    if len(set(names)) != 2:
+        raise ConfigError(f"a comparison needs two different names, got {', '.join(names) or 'none'}")
     if type(first) is not type(second):
         raise ConfigError(f"a {type(first).__name__} cannot be compared with a {type(second).__name__}")
     one, other = table_of(first), table_of(second)

@@ -230,8 +230,11 @@ def _plain(value: Tensor) -> float | None:
 def patched_heads(results: Mapping[str, Patching], *, minimum: float = 0.1, seed: int = 0) -> Discovery:
     """Heads whose patch moves the metric beyond its control, for each kind of pair (`carry`, `operator`).
 
-    In shares of the mean clean-corrupted difference, over the pairs that have a control.
+    In shares of the mean clean-corrupted difference (ratios of means), over the pairs that have a control. `found()`
+    marks the heads, [layer, head, kind]; `best(kind)` and `rows(kind)` give their numbers.
     """
+    if not results:
+        raise ConfigError("give the patching of at least one kind of pair, by name")
     trials = {}
     for name, result in results.items():
         if result.axis != "head":
@@ -266,14 +269,23 @@ def specialisation(
     """Which heads' ablation breaks a sub-task more than it breaks matched others?
 
     Each prompt that asks for the sub-task is paired with one that does not and that agrees in the labels `matched`. A
-    head that breaks both alike is needed, but not for this.
+    head that breaks both alike is needed, but not for this. It matters what the ablation wrote: a mean brings half a
+    carry to every digit, so that digits without a carry may break too; see what zero and resample ablation say.
     """
+    if len(prompts) != len(result.base):
+        raise PromptError(f"the ablation is of {len(result.base)} prompts, not of these {len(prompts)}")
     groups = prompts.groups.numpy()
     trials = {}
     for name, task in tasks.items():
         rng = np.random.default_rng((seed, zlib.crc32(name.encode())))  # the same pairs whatever else is asked
+        if isinstance(task.matched, str):
+            raise ConfigError(f"matched of {name} is a list of label columns: ({task.matched!r},)")
         drop = result.drop(task.metric)
         truth, classes = prompts.coded(task.label)
+        if not set(classes) <= {"0", "1"}:
+            raise PromptError(
+                f"the label {task.label!r} is neither true nor false: it has {', '.join(classes[:5])} ..."
+            )
         alike = [prompts.coded(column)[0] for column in task.matched]
         there = (truth >= 0) & ~drop.isnan().flatten(1).all(1).numpy()
         for codes in alike:

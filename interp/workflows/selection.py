@@ -213,6 +213,8 @@ def own_and_others(result: StepAblation, own: Mapping[str, str], *, seed: int = 
         raise ConfigError("own names, for some positions, which metric is theirs, and leaves others")
     flat, kept = drop.reshape(len(drop), -1), theirs.reshape(-1)
     first, second = (_mean_over(flat[:, which]) for which in (mine.reshape(-1), kept))
+    alone = np.isnan(first) | np.isnan(second)  # a prompt without others has no control
+    first, second = np.where(alone, np.nan, first), np.where(alone, np.nan, second)
     together = Chosen(
         layer=-1, column="", effect=mean(first, groups), control=mean(second, groups),
         difference=difference(first, second, groups), searched=1,
@@ -239,14 +241,19 @@ def _mean_over(table: Float[np.ndarray, "prompt cell"]) -> Float[np.ndarray, " p
 
 
 def best_probe(result: Probing, *, seed: int = 0) -> Chosen:
-    """The depth and position at which a label is read best beyond the control task."""
+    """The depth and position at which a label is read best beyond the control task.
+
+    Its control is the control task or the commonest label, whichever is right more often on the searching half.
+    """
     right, control, groups = result.right.numpy(), result.control.numpy(), result.groups.numpy()
     search, confirm = halves(groups, seed=seed)
     found = mean_value((right - control)[search])
     if np.isnan(found).all():
         raise PromptError(f"no prompt of the searching half has the label {result.label!r} and one of the positions")
     depth, place = np.unravel_index(np.nanargmax(found), found.shape)
-    own, other = right[confirm][:, depth, place], control[confirm][:, depth, place]
+    tables = [table[:, depth, place] for table in (control, result.majority.numpy())]
+    stronger = tables[int(np.nanargmax([np.nanmean(table[search]) for table in tables]))]
+    own, other = right[confirm][:, depth, place], stronger[confirm]
     return Chosen(
         layer=int(result.sites[depth].partition(".")[2]),
         column=f"{result.positions[place]}, {result.depths[depth]}",

@@ -12,10 +12,7 @@ ASKED: dict[str, dict[str, tuple[str, ...]]] = {
         ADD: ("carry before", "carry head", "head: next lower column", "probe: carry", "used: carry")
     },
     "When does each answer digit become readable?": {ADD: ("readable",)},
-    "Which sub-task does each head serve?": {
-        ADD: ("head for",),
-        MIXED: ("head for add", "head for sub", "head for mul"),
-    },
+    "Which sub-task does each head serve?": {ADD: ("head for",), MIXED: ("head for",)},
     "Is each answer digit computed one step before it is written, and by that step alone?": {
         ADD: ("own step", "only its own"),
         MIXED: ("own step: add", "only its own digit: add"),
@@ -26,7 +23,8 @@ ASKED: dict[str, dict[str, tuple[str, ...]]] = {
     "Is multiplication done column by column?": {MIXED: ("own step: mul", "only its own digit: mul", "probe: product")},
     "What does training with worked steps change?": {
         "worked-steps": ("",),
-        STEPS: ("only its own", "head: own step", "head for"),
+        ADD: ("only its own", "head for use-carry"),
+        STEPS: ("only its own", "head for use-carry", "head: own step"),
     },
 }
 """For each question the parts that answer it, and how the names of their claims begin."""

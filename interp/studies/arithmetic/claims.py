@@ -10,6 +10,7 @@ import numpy as np
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.patching import Patching
+from interp.datasets.arithmetic import PLACES
 from interp.errors import PromptError
 from interp.estimates import (
     against_population,
@@ -49,11 +50,12 @@ _JOBS = {
 }
 
 
-def claims(found: Mapping[str, Results], operators: str, *, steps: bool) -> list[Claim]:
+def claims(found: Mapping[str, Results], operators: str, *, steps: bool, digits: int) -> list[Claim]:
     """The findings on one model, in the order in which a reader would ask."""
     made = _accuracy(found["accuracy"], operators)
     if "logit-lens" in found:
-        made += _lens(found["logit-lens"]["prompts"])
+        # Beyond the operands a sum has a 1 or nothing.
+        made += _lens(found["logit-lens"]["prompts"], PLACES if "*" in operators else PLACES[:digits])
     if "patching" in found:
         made += _patching(found["patching"])
     if "attention" in found:
@@ -113,11 +115,11 @@ def _accuracy(found: Results, operators: str) -> list[Claim]:
     return made
 
 
-def _lens(lens: LogitLens) -> list[Claim]:
+def _lens(lens: LogitLens, places: Sequence[str]) -> list[Claim]:
     """At which depth the answer becomes readable: all digits together, and each by itself."""
     digits = [name for name in lens.positions if name.startswith("answer.")]
     made = []
-    for names in (digits, *([name] for name in digits)):
+    for names in (digits, *([name] for name in digits if name.removeprefix("answer.") in places)):
         with suppress(PromptError):  # no problem has the digit
             best = readable_from(lens, names)
             one = names[0] if len(names) == 1 else ""

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from interp.analyses.ablation import Ablation
 from interp.analyses.probing import Probing
+from interp.datasets.arithmetic import PLACES
 from interp.errors import PromptError
 from interp.estimates import Estimate, difference, mean
 from interp.evidence import Claim
@@ -94,6 +95,9 @@ def _negative(estimate: Estimate) -> Estimate:
 _SERVES = {
     "use-carry": ("digits into whose column a carry comes", "matched ones without a carry"),
     "use-nine": ("digits whose carry comes through a column of nines", "matched ones with a plain carry"),
+    "base-add": ("digits into whose column no carry comes", "matched ones with a carry"),
+    "make-carry": ("digits whose column makes a carry", "matched ones whose column makes none"),
+    "make-nine": ("digits whose column adds to nine (borrows: to zero)", "matched ones whose column does not"),
     "addition": ("additions", "matched problems of other operators"),
     "subtraction": ("subtractions", "matched problems of other operators"),
     "multiplication": ("multiplications", "matched problems of other operators"),
@@ -101,11 +105,16 @@ _SERVES = {
 
 
 def _served(result: Discovery) -> list[Claim]:
-    """For each use of a carry, and each operator, the head that serves it and nothing that is matched to it."""
+    """For each use of a carry, and each operator, the head that serves it and nothing that is matched to it.
+
+    Of the other sub-tasks those for which a head was found and confirmed.
+    """
     made = []
-    for task in result.tasks:
+    found = result.found().flatten(0, 1).any(0).tolist()
+    for task, some in zip(result.tasks, found, strict=True):
         sub, _, place = task.partition(".")
-        if not sub.startswith("use-") and place:
+        asked = sub.startswith("use-") or not place
+        if not asked and not some:
             continue
         with suppress(PromptError):  # too few problems ask for it
             best = result.best(task)
@@ -120,7 +129,9 @@ def _served(result: Discovery) -> list[Claim]:
                     minimum=0.1,
                     unit=result.unit,
                     note=f"The head was {CONFIRMED.format(best.searched)}. Every head and sub-task: "
-                    "head-specialisation.json.",
+                    "head-specialisation.json. It matters what ablation writes: a mean brings half a carry everywhere, "
+                    "so that digits without one may break as well; try ablation: zero or resample."
+                    + ("" if asked else " Listed because a head was found."),
                 )
             )
     return made
@@ -162,7 +173,7 @@ def _probed(name: str, result: Probing) -> Claim:
         name=f"probe: {name}",
         statement=f"The {whole} out of the {place} can be read linearly at {best.column}: "
         f"{percent(best.effect)} of held-out problems.",
-        control_name="a control task: random labels for the column's digit pairs",
+        control_name="random labels for the column's digit pairs, or the commonest label if that is better",
         minimum=0.1,
         unit="share of problems whose carry the probe names",
         note=f"Depth and position were {CONFIRMED.format(best.searched)}. Readable is not used: a direction must be "
@@ -181,9 +192,10 @@ def _used(found: Results) -> list[Claim]:
         made.append(
             Claim(
                 name=f"used: {name}",
-                statement=f"The direction of the carry out of the {place} is used: {how} at {result.site}, it makes "
-                f"the model write one {more} in {percent(effect)} of problems "
-                f"with{'out' if how == 'added' else ''} a carry, random directions in {percent(control)}.",
+                statement=f"The direction of the carry out of the {place} is used: {how} at {result.site} where the "
+                f"{PLACES[PLACES.index(place) + 1]} are predicted, it makes the model write one {more} in "
+                f"{percent(effect)} of problems with{'out' if how == 'added' else ''} a carry, random directions in "
+                f"{percent(control)}.",
                 effect=effect,
                 control=control,
                 control_name="random directions of the same length",
@@ -191,7 +203,7 @@ def _used(found: Results) -> list[Claim]:
                 minimum=0.1,
                 unit="share of problems in which exactly that digit is written",
                 note="The probe's direction, as long as the gap between the means with and without a carry; one "
-                "position, on other problems than it was fitted on.",
+                "position, where the next higher digit is predicted, on other problems than it was fitted on.",
             )
         )
     return made

@@ -123,10 +123,18 @@ def importance_tables(found: Results, groups: Mapping[str, np.ndarray]) -> dict[
     own, control, difference = found["cumulative"].curve()
     steps = ["whole model", *(f"without {part} too" for part in found["cumulative"].parts)]
     return {
-        "layer-importance": _importance(found["attention-layers"], groups, "attention {layer}")
-        | _importance(found["mlp-layers"], groups, "mlp {layer}"),
-        "head-importance": _importance(found["heads"], groups, "L{layer}H{column}"),
+        "layer-importance": {
+            "about": _DROP.format(found["mlp-layers"].kind),
+            "parts": _importance(found["attention-layers"], groups, "attention {layer}")
+            | _importance(found["mlp-layers"], groups, "mlp {layer}"),
+        },
+        "head-importance": {
+            "about": _DROP.format(found["heads"].kind),
+            "parts": _importance(found["heads"], groups, "L{layer}H{column}"),
+        },
         "cumulative-ablation": {
+            "about": "mean of the metric as heads are ablated one after the other, in the order of their drop in "
+            "log_prob on the other half of the problems, beside random orders of the same heads; p: of a mean of zero",
             "metric": found["cumulative"].metrics[0],
             "steps": [
                 {
@@ -139,6 +147,12 @@ def importance_tables(found: Results, groups: Mapping[str, np.ndarray]) -> dict[
             ],
         },
     }
+
+
+_DROP = (
+    "drop of each metric under {} ablation of the part alone, on all problems and subsets; value, 95 % interval, n "
+    "groups; p: of no drop, by flipping signs"
+)
 
 
 def _importance(result: Ablation, groups: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
