@@ -51,6 +51,8 @@ def _value(name, hint, sizes, generator):
         if "float" in str(hint.dtypes[0]):
             tensor = torch.randn(shape, generator=generator)
             return tensor.masked_fill(torch.rand(shape, generator=generator) < 0.2, torch.nan)
+        if "bool" in str(hint.dtypes[0]):
+            return torch.rand(shape, generator=generator) < 0.5
         return torch.randint(5, shape, generator=generator)
     if origin is tuple and args[-1] is Ellipsis:
         length = sizes.setdefault(name.removesuffix("s"), len(sizes) % 3 + 2)

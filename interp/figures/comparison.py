@@ -17,7 +17,7 @@ def plot_comparison(result: Comparison) -> go.Figure:
     """The table of each model and the second less the first."""
     parts = {name: result.estimate(of) for name, of in zip(result.names, ("first", "second"), strict=True)}
     gap = result.estimate("difference")
-    down = 3 if len(result.columns) > 4 else 1
+    down = 3 if len(result.columns) > 3 else 1
     across = 1 if down == 3 else 3
     titles = [*map(safe, result.names), "second less first"]
     made = make_subplots(

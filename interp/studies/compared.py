@@ -97,7 +97,8 @@ def _differing(found: Results, names: tuple[str, str]) -> dict[str, Any]:
         for i, j in np.argwhere(gap.p <= LEVEL).tolist():
             values = [f"{float(getattr(result, of)[i, j, 0]):.3g}" for of in ("first", "second")]
             low, high = float(gap.low[i, j]), float(gap.high[i, j])
-            change = f"{float(gap.value[i, j]):.3g} [{low:.3g}, {high:.3g}]"
+            ends = "(no interval)" if np.isnan(low) else f"[{low:.3g}, {high:.3g}]"
+            change = f"{float(gap.value[i, j]):.3g} {ends}"
             where = f"{result.rows[i]}, {result.columns[j]}"
             rows.append((-abs(float(gap.value[i, j])) / scale, [f"{result.what} ({key})", where, *values, change]))
     rows.sort(key=lambda row: row[0])

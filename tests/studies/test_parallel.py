@@ -5,7 +5,8 @@ from functools import partial
 
 import pytest
 
-from interp.errors import ConfigError
+from interp.errors import ConfigError, DataError
+from interp.reports.page import write_report
 from interp.studies.catalogue import comparison
 from interp.studies.parallel import carry_out_parts
 from interp.studies.settings import ANALYSES, Settings
@@ -47,3 +48,17 @@ def test_two_processes_write_what_one_writes(tmp_path):
 def test_a_process_that_dies_is_said_in_one_line(tmp_path):
     with pytest.raises(ConfigError, match="--jobs 1"):
         carry_out_parts(partial(dies_elsewhere, os.getpid()), BUILD(), tmp_path, jobs=2, png=False, progress=False)
+
+
+def test_a_comparison_lists_what_differs_and_keeps_to_its_folder(tmp_path):
+    example = {"text": "59 + 73", "carries": ["ones"]}
+    settings = SETTINGS.model_copy(update={"examples": Settings(examples=[example]).examples})
+    study = comparison("arithmetic-add3", "arithmetic-add3-steps", settings, device="cpu", command="interp")
+    run = run_study(study, tmp_path, png=False, progress=False)
+    assert [bool(part["notes"]) for part in run["parts"]] == [False, True, False]  # no carries with worked steps
+    (table,) = run["parts"][-1]["highlights"]
+    assert table["columns"][2:4] == ["arithmetic-add3", "arithmetic-add3-steps"]
+    assert table["rows"]
+    assert "### Where they differ" in write_report(tmp_path)[1].read_text(encoding="utf-8")
+    with pytest.raises(DataError, match="holds the run compare-arithmetic-add3-arithmetic-add3-steps"):
+        run_study(BUILD(), tmp_path, png=False, progress=False)

@@ -8,7 +8,7 @@ from scipy import stats
 from interp.analyses.ablation import Ablation
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import logit_lens
-from interp.analyses.patching import patching
+from interp.analyses.patching import Patching, patching
 from interp.datasets.arithmetic import Problem
 from interp.datasets.arithmetic_prompts import to_prompts
 from interp.errors import ConfigError, PromptError
@@ -80,3 +80,35 @@ def test_real_results_of_one_model_do_not_differ_from_themselves():
     table = compare(patched, patched, ("a", "b"))
     share = np.nanmean(patched.moved.numpy(), 0) / np.nanmean((patched.clean - patched.corrupted).numpy())
     np.testing.assert_allclose(table.first[..., 0], share, atol=1e-5)
+
+
+def test_a_share_is_of_the_pairs_that_have_the_place():
+    """A position that some pairs lack: the table's mean is the library's ratio of means."""
+    rng = np.random.default_rng(0)
+    n = 40
+    clean, corrupted = (torch.from_numpy(rng.normal(size=n) + shift).float() for shift in (3, -3))
+    patched = corrupted[:, None, None] + torch.from_numpy(rng.normal(size=(n, 2, 2))).float()
+    patched[clean > 3, :, 1] = torch.nan
+    made = Patching(
+        site="resid_pre", direction="denoising", metric="logit_diff", unit="logits", layers=(0, 1), axis="position",
+        columns=("a", "b"), patched=patched, control=patched, differs="", clean=clean, corrupted=corrupted,
+        groups=torch.arange(n), threshold=0.0,
+    )  # fmt: skip
+    np.testing.assert_allclose(compare(made, made, ("a", "b")).first[..., 0], made.share().value, atol=1e-6)
+
+
+def test_rounding_is_no_difference():
+    rng = np.random.default_rng(0)
+    one = ablated(rng)
+    noise = torch.from_numpy(rng.normal(size=one.ablated.shape)).float() * 1e-7
+    other = Ablation(**{**vars(one), "ablated": one.ablated + noise.abs()})
+    found = compare(one, other, ("a", "b"))
+    assert (found.p == 1).all()
+    assert not found.difference[..., 0].any()
+
+
+def test_two_names_are_needed():
+    one = ablated(np.random.default_rng(0))
+    for names in (["a"], ["a", "a"], ["a", "b", "c"]):
+        with pytest.raises(ConfigError, match="two different names"):
+            compare(one, one, names)

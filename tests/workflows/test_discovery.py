@@ -9,6 +9,7 @@ from scipy import stats
 from interp.analyses.ablation import Ablation
 from interp.analyses.patching import Patching
 from interp.errors import ConfigError, PromptError
+from interp.estimates import halves, ratio
 from interp.evidence import Claim
 from interp.prompts import Prompts
 from interp.workflows.discovery import Task, Trial, discover, patched_heads, specialisation
@@ -153,3 +154,30 @@ def test_what_cannot_be_tested_is_nan_or_refused():
     one = Prompts.from_tokens(prompts.tokens, labels=prompts.labels.assign(carry=1))
     with pytest.raises(PromptError, match="no sub-task has prompts"):
         specialisation(made, one, TASKS)
+
+
+def test_shares_of_patched_heads_are_ratios_of_means():
+    """The confirming half by hand, with a clean-corrupted difference that varies from pair to pair."""
+    rng = np.random.default_rng(1)
+    made = patching_of(rng, shift=2.0)
+    clean = made.clean + torch.from_numpy(rng.normal(size=len(made.clean))).float()
+    made = Patching(**{**vars(made), "clean": clean})
+    best = patched_heads({"carry": made}).best("carry")
+    rows = torch.from_numpy(halves(made.groups)[1])
+    rows &= ~made.control.isnan().flatten(1).any(1)
+    own = made.moved[rows][:, 0, 1]
+    wanted = ratio(own - made.control_moved[rows][:, 0, 1], (clean - made.corrupted)[rows], made.groups[rows])
+    for end in ("value", "n"):
+        np.testing.assert_allclose(getattr(best.difference, end), getattr(wanted, end), rtol=1e-5)
+    np.testing.assert_allclose(float(best.difference.low), float(wanted.low), atol=0.02)
+
+
+def test_a_sub_task_has_the_same_pairs_whatever_else_is_asked():
+    made, prompts = ablated(np.random.default_rng(3), 300)
+    more = {"long": Task("exact_match", "long"), **TASKS}
+    alone, beside = (specialisation(made, prompts, tasks).best("use-carry") for tasks in (TASKS, more))
+    assert float(alone.effect.value) == float(beside.effect.value)
+    with pytest.raises(PromptError, match="the ablation is of 300 prompts"):
+        specialisation(made, prompts.take(range(20)), TASKS)
+    with pytest.raises(ConfigError, match="at least one kind"):
+        patched_heads({})

@@ -20,7 +20,7 @@ from interp.errors import PromptError
 from interp.metrics import METRICS, Targets
 from interp.models.load import HookedTransformer, untrained
 from interp.models.run import capture
-from interp.prompts import Position, PromptPairs
+from interp.prompts import Position, PromptPairs, Prompts
 from interp.sites import Site
 from interp.studies.arithmetic.subject import ArithmeticSubject
 from interp.studies.pictures import patching_pictures
@@ -64,16 +64,17 @@ def accuracy_step(subject: ArithmeticSubject) -> Step:
         named = {symbol: name for name, symbol in TASKS.items()}
         problems = [p for o in subject.operators for p in subject.sample((settings.seed, 3), per, named[o])]
         prompts = to_prompts(problems, steps=subject.steps)
-        targets = Targets.of(prompts)
 
-        def right(model: HookedTransformer) -> Tensor:
-            return METRICS["exact_match"].score(capture(model, prompts, ["logits"])["logits"], targets).cpu()
+        def right(model: HookedTransformer, prompts: Prompts) -> Tensor:
+            logits = capture(model, prompts, ["logits"])["logits"]
+            return METRICS["exact_match"].score(logits, Targets.of(prompts)).cpu()
 
-        fresh = [right(m).mean() for m in untrained(subject.model, range(settings.untrained))]
+        some = prompts.take(range(0, len(prompts), 4))  # enough to see that next to nothing is right
+        fresh = [right(m, some).mean() for m in untrained(subject.model, range(settings.untrained))]
         others = torch.stack(fresh) if fresh else torch.zeros(0)
         cascade = torch.tensor(prompts.labels["cascade"].tolist())
         operator = torch.tensor(["+-*".index(o) for o in prompts.labels["operator"]])
-        return {"accuracy": Accuracy(right(subject.model), cascade, operator, prompts.groups, others)}
+        return {"accuracy": Accuracy(right(subject.model, prompts), cascade, operator, prompts.groups, others)}
 
     return Step(
         "accuracy",
