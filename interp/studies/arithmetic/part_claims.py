@@ -66,11 +66,12 @@ def _steps(found: Results, operator: str) -> list[Claim]:
             together,
             name=f"own step: {operator}",
             statement=f"In {operator}, a digit is computed at the step before it is written: without that step "
-            f"{percent(together.effect)} of these digits break, of the other digits {percent(together.control)}.",
-            control_name="the other digits of the same problems",
+            f"{percent(together.effect)} of these digits break, of those written later {percent(together.control)}.",
+            control_name="the later digits of the same problems",
             minimum=0.25,
             unit="drop in the share of digits that are right",
-            note=f"{about}. A leading 1 is left out: it is the same in all problems of a layout.",
+            note=f"{about}; digits written before cannot break. A leading 1 is left out: it is the same in all "
+            "problems of a layout.",
         ),
         Claim(
             name=f"only its own digit: {operator}",

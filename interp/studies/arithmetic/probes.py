@@ -44,7 +44,10 @@ class Asked:
 
 def probing_step(subject: ArithmeticSubject) -> Step:
     """Linear probes for carries, digits and the operator, and for the user's own labels."""
-    asked = [*own_probes(subject), *(Asked(probe.label, probe) for probe in subject.settings.probes)]
+    asked = own_probes(subject)
+    for number, probe in enumerate(subject.settings.probes):
+        taken = probe.label in {one.name for one in asked}
+        asked.append(Asked(f"{probe.label} own {number + 1}" if taken else probe.label, probe))
     seed = subject.settings.seed
 
     def compute(report: Report) -> Results:
@@ -76,7 +79,7 @@ def _pictures(found: Results) -> list[Picture]:
     for name, result in found.items():
         if isinstance(result, Probing):
             text = f"Probes for {name}, by depth and position."
-            made.append(Picture(_file(name), text, lambda r=result: plot(r), name.startswith("carry")))
+            made.append(Picture(_file(name), text, lambda r=result: plot(r), name in dict(carry_probes(found))))
         else:
             made.append(Picture(_file(name), f"{name}, beside random directions.", lambda r=result: plot(r)))
     return made
@@ -222,5 +225,6 @@ def operator_of(name: str) -> str:
 
 
 def carry_probes(found: Results) -> Sequence[tuple[str, Probing]]:
-    """The probes for carries, of sums and of products."""
-    return [(name, result) for name, result in found.items() if isinstance(result, Probing) and "carry." in name]
+    """The study's own probes for carries, of sums and of products."""
+    names = [f"{kind}carry.{place}" for place in PLACES for kind in ("", "product ")]
+    return [(name, found[name]) for name in names if name in found]

@@ -7,6 +7,7 @@ from interp.files import data_dir
 from interp.models.load import load_model
 from interp.studies.arithmetic.answers import answers
 from interp.studies.arithmetic.basics import _example_pairs
+from interp.studies.arithmetic.probes import carry_probes, probing_step
 from interp.studies.arithmetic.seeds import side_by_side, survives
 from interp.studies.arithmetic.subject import ArithmeticSubject, common_task, read_card
 from interp.studies.settings import Settings
@@ -85,3 +86,16 @@ def test_every_question_is_answered_by_its_claims():
     assert rows["What does training with worked steps change?"][0] == "all supported"
     assert "Is multiplication done column by column?" in rows
     assert "Is base addition learned before the use of carries?" not in rows
+
+
+def test_own_probes_are_not_taken_for_those_of_the_carry():
+    """A user's probe may have the name of one of the study's, or one that ends alike; claims are made on the study's."""
+    probes = [
+        {"label": "carry.ones", "at": ["="], "key": ["a.ones"]},
+        {"label": "make-carry.tens", "at": ["="], "key": ["b.tens"]},
+    ]
+    step = probing_step(subject(probes=probes, analyses={"probing": True}))
+    found = step.compute(lambda _: None)
+    assert {"carry.ones", "carry.ones own 1", "make-carry.tens"} <= set(found)
+    assert found["carry.ones"].positions == ("predict.answer.tens", "=")
+    assert [name for name, _ in carry_probes(found)] == ["carry.ones", "carry.tens"]
