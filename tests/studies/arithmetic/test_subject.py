@@ -89,7 +89,7 @@ def test_every_question_is_answered_by_its_claims():
 
 
 def test_own_probes_are_not_taken_for_those_of_the_carry():
-    """A user's probe may have the name of one of the study's, or one that ends alike; claims are made on the study's."""
+    """A user's probe may have the name of one of the study's, or one that ends alike; claims are on the study's."""
     probes = [
         {"label": "carry.ones", "at": ["="], "key": ["a.ones"]},
         {"label": "make-carry.tens", "at": ["="], "key": ["b.tens"]},
