@@ -24,7 +24,7 @@ def survives(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "title": f"Which findings survive on {len(parts)} training seeds",
         "text": f"{len(kept)} of {counted} findings are supported on every seed: {', '.join(kept) or 'none'}. Each "
         "cell: effect less control, and its verdict. Which head or depth it is may differ from seed to seed; each is "
-        "chosen anew on one half of the problems.",
+        "chosen anew on one half of the problems. A dash: not asked there, since no head was found.",
         "columns": ["finding", *(part["title"] for part in parts), "supported on"],
         "rows": rows,
     }
