@@ -112,6 +112,9 @@ def comparison(first: str, second: str, settings: Settings, *, device: str | Non
         raise ConfigError(f"there is no table to compare in what was chosen; choose from {', '.join(known)}")
     shared = None if cards[0] is None or cards[1] is None else common_task(cards[0], cards[1], (first, second))
     one, other = (_part(name, settings, device, task=shared, alone=False) for name in (first, second))
+    # Minimal pairs are read where a digit first shows, which with worked steps is another token.
+    steps = [card["task"]["steps"] for card in cards if card is not None]
+    unlike = ["patching"] if len(set(steps)) > 1 else []
     if shared is None and one.prompts != other.prompts:
         raise PromptError(f"{first} and {second} cut the prompts into other tokens; compare models of one tokenizer")
     if one.name == other.name:
@@ -127,6 +130,7 @@ def comparison(first: str, second: str, settings: Settings, *, device: str | Non
                 one, other, title="The same tables side by side",
                 about=f"{other.name} less {one.name}. Heads with one number are the same head only within one training "
                 "run; of two seeds compare layers, positions and depths.",
+                without=unlike,
             ),
         ],
         command=command,
