@@ -25,7 +25,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Train the shipped models again (about half an hour on two cores).
+# Train the shipped models again; their cards tell how long each took.
 models: $(VENV)/.installed
 	for name in arithmetic-add3 arithmetic-add3-seed1 arithmetic-add3-seed2 arithmetic-add3-steps arithmetic-mixed; do \
 	  $(BIN)/interp train data/models/$$name/train.yaml --output-dir data/models/$$name || exit 2; \

@@ -102,6 +102,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; a ru
 Config = Annotated[Path | None, typer.Option("--config", help="Settings as YAML; see the README for the keys.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU where there is one.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads of torch.")]
+Weights = Annotated[WeightsName | None, typer.Option(help="raw, or processed (norms folded, weights centred).")]
 Jobs = Annotated[
     int | None,
     typer.Option(
@@ -142,9 +143,7 @@ def analyze_command(
     everything: Annotated[bool, typer.Option("--all", help="All analyses (the default).")] = False,
     out: Out = None,
     config: Config = None,
-    weights: Annotated[
-        WeightsName | None, typer.Option(help="raw, or processed (norms folded, weights centred).")
-    ] = None,
+    weights: Weights = None,
     device: Device = None,
     threads: Threads = None,
     png: Png = True,
@@ -175,9 +174,7 @@ def compare_command(
     only: Annotated[str | None, typer.Option(help="Some of the analyses of interp analyze, by comma.")] = None,
     out: Out = None,
     config: Config = None,
-    weights: Annotated[
-        WeightsName | None, typer.Option(help="raw, or processed (norms folded, weights centred).")
-    ] = None,
+    weights: Weights = None,
     device: Device = None,
     threads: Threads = None,
     jobs: Jobs = None,

@@ -37,19 +37,15 @@ def comparison_part(
 
     def derive(found: Found) -> Results:
         made: Results = {}
-        seen: set[tuple[str, str]] = set()
         for step in (step for step in found[first.name] if step not in without):
             for result in found[first.name][step]:
                 other = found[second.name].get(step, {}).get(result)
                 if other is None or result.startswith(("example", "untrained")):
                     continue
                 try:
-                    table = compare(found[first.name][step][result], other, names)
+                    made[f"{step} {result}"] = compare(found[first.name][step][result], other, names)
                 except (ConfigError, PromptError):
                     continue  # of a kind that has no table, or on prompts of its own
-                if (table.what, result) not in seen:  # two steps may keep the same head scores
-                    made[f"{step} {result}"] = table
-                    seen.add((table.what, result))
         if not made:
             raise PromptError(f"{names[0]} and {names[1]} have no table on the same prompts to compare")
         return made

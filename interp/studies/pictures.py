@@ -24,6 +24,11 @@ from interp.studies.study import Picture, Results
 from interp.workflows.selection import best_head
 
 
+def kept_scores(own: HeadScores, others: Sequence[HeadScores]) -> Results:
+    """Head scores of the model and of untrained ones, as a step's results."""
+    return {"head-scores": own, **{f"untrained-{seed}": other for seed, other in enumerate(others)}}
+
+
 def untrained_scores(found: Results) -> list[HeadScores]:
     """Head scores of the untrained models among a step's results."""
     return [found[f"untrained-{i}"] for i in range(sum(name.startswith("untrained-") for name in found))]

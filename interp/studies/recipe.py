@@ -166,8 +166,12 @@ def top_tokens(model: nn.Module, tokens: Int[Tensor, "row pos"]) -> Int[Tensor, 
 
 def all_right(model: nn.Module, batch: Batch) -> Bool[Tensor, " row"]:
     """For each row whether every token asked for is the top one: greedy generation is then right too."""
+    return _right(top_tokens(model, batch[0]), batch)
+
+
+def _right(top: Int[Tensor, "row pos"], batch: Batch) -> Bool[Tensor, " row"]:
     tokens, asked = batch
-    return ((top_tokens(model, tokens) == tokens) | ~asked).all(1)
+    return ((top == tokens) | ~asked).all(1)
 
 
 def run_recipe(
@@ -186,10 +190,10 @@ def run_recipe(
     validation, parts = to_batch(problems, recipe.task.steps), digits_by_subtask(problems, steps=recipe.task.steps)
 
     def score(trained: nn.Module) -> dict[str, float]:
-        tokens, asked = validation
-        top = top_tokens(trained, tokens)
-        whole = {"all": float(((top == tokens) | ~asked).all(1).float().mean())}
-        return whole | {name: part.share(top) for name, part in parts.items()}
+        top = top_tokens(trained, validation[0])
+        return {"all": float(_right(top, validation).float().mean())} | {
+            name: part.share(top) for name, part in parts.items()
+        }
 
     def batch(step: int) -> Batch:
         rng = np.random.default_rng((recipe.seed, step))

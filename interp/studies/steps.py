@@ -12,7 +12,7 @@ from interp.models.load import HookedTransformer, info, untrained
 from interp.models.run import capture
 from interp.prompts import Position
 from interp.results import fingerprint
-from interp.studies.pictures import attention_pages, attention_pictures, lens_pictures
+from interp.studies.pictures import attention_pages, attention_pictures, kept_scores, lens_pictures
 from interp.studies.settings import Settings
 from interp.studies.study import Report, Results, Step
 from interp.tensors import Activations
@@ -76,8 +76,7 @@ def attention_step(subject: Subject) -> Step:
     def compute(report: Report) -> Results:
         found = subject.on_prompts
         own, others = subject.scores(report)
-        computed: Results = {"statistics": attention_statistics(found), "head-scores": own}
-        computed |= {f"untrained-{seed}": other for seed, other in enumerate(others)}
+        computed: Results = {"statistics": attention_statistics(found), **kept_scores(own, others)}
         examples = subject.on_examples
         if examples is not None:
             computed["examples"] = attention_patterns(examples, subject.model.tokenizer)

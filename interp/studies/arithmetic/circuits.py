@@ -17,6 +17,7 @@ from interp.estimates import mean
 from interp.figures import plot
 from interp.metrics import at_each
 from interp.studies.arithmetic.subject import OPERATORS, ArithmeticSubject
+from interp.studies.pictures import kept_scores, untrained_scores
 from interp.studies.study import Picture, Report, Results, Step
 from interp.tensors import Activations
 from interp.workflows.discovery import Discovery, Task, patched_heads, specialisation
@@ -37,10 +38,9 @@ def circuits_step(subject: ArithmeticSubject) -> Step:
             report("heads that bring the carry or the operator")
             results = {kind: subject.patched(kind, "z", "logit_diff", None) for kind in kinds}
             computed["heads"] = patched_heads(results, seed=settings.seed)
-        report("heads by position")
-        own, others = subject.scores(report)
-        computed["head-scores"] = own
-        computed |= {f"untrained-{seed}": other for seed, other in enumerate(others)}
+        if not settings.wants("attention"):  # which keeps the scores otherwise
+            report("heads by position")
+            computed |= kept_scores(*subject.scores(report))
         report("heads by sub-task")
         prompts = subject.more.prompts
         metrics = [m for m in at_each("exact_match", prompts) if m.name.split(" ")[1] in subject.digit_reads]
@@ -77,7 +77,7 @@ def circuits_step(subject: ArithmeticSubject) -> Step:
         compute,
         subject.key(
             "circuits", settings.ablation, settings.problems, settings.pairs_per_kind, settings.untrained,
-            settings.direction, settings.seed, subject.layers,
+            settings.direction, settings.seed, subject.layers, settings.wants("attention"),
         ),
         _pictures,
         text="Heads and neurons for which a task was found on one half of the problems and confirmed on the other.",
@@ -158,15 +158,14 @@ def _pictures(found: Results) -> list[Picture]:
     return made
 
 
-def circuit_tables(found: Results) -> dict[str, Any]:
-    """Carry, operator and position heads, selective neurons and heads by sub-task, as JSON."""
+def circuit_tables(found: Results, scored: Results) -> dict[str, Any]:
+    """Carry, operator and position heads (from the step that keeps the scores), neurons, heads by sub-task, as JSON."""
     tables: dict[str, Any] = {}
     for kind in ("carry", "operator"):
         if "heads" in found and kind in found["heads"].tasks:
             tables[f"{kind}-heads"] = _listed(found["heads"], kind)
-    others = [result for name, result in found.items() if name.startswith("untrained-")]
-    if "position tracking" in found["head-scores"].scores:
-        rows = learned_heads(found["head-scores"], others, "position tracking")
+    if "position tracking" in scored["head-scores"].scores:
+        rows = learned_heads(scored["head-scores"], untrained_scores(scored), "position tracking")
         tables["position-heads"] = {
             "heads": rows,
             "about": "overlap of a prompt's attention with that of others of its layout, beyond uniform attention; "

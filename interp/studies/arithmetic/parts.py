@@ -83,9 +83,11 @@ def _steps(subject: ArithmeticSubject, operator: str) -> StepAblation | None:
 
 
 def splits(prompts: Prompts) -> dict[str, np.ndarray]:
-    """Which problems: all, without and with a carry (borrow), and of each operator."""
+    """Which problems: all, without (base-add alone) and with a carry (borrow), of each sub-task, of each operator."""
     carries, operator = (prompts.labels[name].to_numpy() for name in ("carries", "operator"))
     found = {"all": np.ones(len(prompts), dtype=bool), "no carry": carries == 0, "a carry": carries > 0}
+    for task in ("make-nine", "use-carry", "use-nine"):  # make-carry is "a carry"
+        found[task] = prompts.labels.filter(like=f"{task}.").eq(True).any(axis=1).to_numpy()
     present = [o for o in OPERATORS if (operator == o).any()]
     if len(present) > 1:
         found |= {OPERATORS[o]: operator == o for o in present}
@@ -102,7 +104,7 @@ def _intervention_pictures(found: Results, groups: Mapping[str, np.ndarray]) -> 
     made = [Picture(name, caption, lambda r=found[name]: plot(r), headline) for name, caption, headline in shown]
     made.append(
         Picture(
-            "heads-by-carry", "What each head's absence costs, with and without a carry.",
+            "heads-by-carry", "What each head's absence costs, by carry, sub-task and operator.",
             lambda: plot_importance(found["heads"], groups, "exact_match"), True,
         )
     )  # fmt: skip

@@ -20,7 +20,7 @@ from interp.figures import plot
 from interp.metrics import Targets
 from interp.models.directions import Direction
 from interp.prompts import Position, Prompts
-from interp.studies.arithmetic.subject import OPERATORS, ArithmeticSubject
+from interp.studies.arithmetic.subject import ArithmeticSubject
 from interp.studies.settings import Probe
 from interp.studies.study import Picture, Report, Results, Step
 from interp.tensors import Activations
@@ -217,11 +217,6 @@ def _accuracy(result: Probing) -> dict[str, Any]:
         "control task keyed on": result.key,
         "rows": rows,
     }
-
-
-def operator_of(name: str) -> str:
-    """The operator in words that a probe was fitted on."""
-    return OPERATORS["*" if name.startswith("product ") else "+"]
 
 
 def carry_probes(found: Results) -> Sequence[tuple[str, Probing]]:

@@ -23,7 +23,7 @@ def tables(subject: ArithmeticSubject, found: Mapping[str, Results]) -> dict[str
         prompts = subject.prompts.take(range(len(subject.problems)))
         made |= importance_tables(found["interventions"], splits(prompts))
     if "circuits" in found:
-        made |= circuit_tables(found["circuits"])
+        made |= circuit_tables(found["circuits"], found.get("attention", found["circuits"]))
     if "probing" in found:
         made |= probe_tables(found["probing"])
     return made

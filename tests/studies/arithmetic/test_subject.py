@@ -2,11 +2,14 @@
 
 import pytest
 
+from interp.datasets.arithmetic import Problem
+from interp.datasets.arithmetic_prompts import to_prompts
 from interp.errors import ConfigError
 from interp.files import data_dir
 from interp.models.load import load_model
 from interp.studies.arithmetic.answers import answers
 from interp.studies.arithmetic.basics import _example_pairs
+from interp.studies.arithmetic.parts import splits
 from interp.studies.arithmetic.probes import carry_probes, probing_step
 from interp.studies.arithmetic.seeds import side_by_side, survives
 from interp.studies.arithmetic.subject import ArithmeticSubject, common_task, read_card
@@ -99,3 +102,17 @@ def test_own_probes_are_not_taken_for_those_of_the_carry():
     assert {"carry.ones", "carry.ones own 1", "make-carry.tens"} <= set(found)
     assert found["carry.ones"].positions == ("predict.answer.tens", "=")
     assert [name for name, _ in carry_probes(found)] == ["carry.ones", "carry.tens"]
+
+
+def test_problems_are_split_by_carry_and_sub_task():
+    """12 + 34 has none; 59 + 73 carries plainly; 999 + 1 carries on through nines."""
+    found = splits(to_prompts([Problem.parse(text) for text in ("12+34", "59+73", "999+1")]))
+    as_lists = {name: kept.tolist() for name, kept in found.items()}
+    assert as_lists == {
+        "all": [True] * 3,
+        "no carry": [True, False, False],
+        "a carry": [False, True, True],
+        "make-nine": [False, False, True],
+        "use-carry": [False, True, True],
+        "use-nine": [False, False, True],
+    }
