@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
@@ -50,7 +51,9 @@ class Ablation:
 
     def importance(self, prompts: Any = slice(None), *, metric: str | None = None) -> Estimate:
         """Mean drop over prompts (a mask or slice), [layer, column]."""
-        return mean(self.drop(metric)[prompts], self.groups[prompts])
+        # pandas gives masks that cannot be written, and torch warns of those it does not copy
+        kept = prompts if isinstance(prompts, slice) else torch.tensor(np.asarray(prompts))
+        return mean(self.drop(metric)[kept], self.groups[kept])
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each prompt, layer, column and metric."""

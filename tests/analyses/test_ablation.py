@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -112,6 +113,16 @@ def test_the_circuit_of_the_known_model_is_faithful_and_complete():
     assert float(control.value) < 0.7  # one in six random pairs is the circuit itself
     left, _ = found.completeness()
     np.testing.assert_allclose(float(left.value), 0, atol=0.05)
+
+
+def test_importance_takes_a_mask_as_pandas_gives_it():
+    model, prompts = known_model(), known_pairs(60).clean
+    found = ablation(model, prompts, kind="zero", metrics=["log_prob"])
+    mask = np.arange(60) % 2 == 0
+    mask.flags.writeable = False
+    expected = found.drop()[::2].mean(dim=0)
+    np.testing.assert_allclose(found.importance(mask).value, expected, rtol=1e-6)
+    np.testing.assert_allclose(found.importance(pd.Series(mask)).value, expected, rtol=1e-6)
 
 
 def test_importance_finds_the_heads_of_the_known_model():
