@@ -12,7 +12,7 @@ from interp.analyses.ablation import Ablation, StepAblation, ablation, step_abla
 from interp.analyses.attribution import logit_attribution
 from interp.analyses.circuits import cumulative_ablation
 from interp.analyses.weights import Through, composition
-from interp.estimates import halves, mean, mean_value
+from interp.estimates import halves, mean_value
 from interp.figures import plot
 from interp.figures.curves import plot_accumulated
 from interp.figures.parts import plot_importance
@@ -160,10 +160,7 @@ _DROP = (
 def _importance(result: Ablation, groups: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
     """By part, metric and subset of the problems: the drop without the part."""
     drops = {
-        metric: {
-            which: mean(result.drop(metric)[torch.from_numpy(kept)], result.groups[kept])
-            for which, kept in groups.items()
-        }
+        metric: {which: result.importance(kept, metric=metric) for which, kept in groups.items()}
         for metric in result.metrics
     }
     return {
