@@ -28,6 +28,8 @@ from interp.sites import Site, every
 from interp.tensors import Activations
 
 Change = Callable[[Tensor], Tensor]
+Hook = tuple[Any, Callable[..., Any]]
+"""A hook point and the function to add there."""
 
 MEMORY = 1 << 30
 """Default budget for the working tensors of one batch, in bytes."""
@@ -116,10 +118,8 @@ def forward(
     """
     changes = changes or {}
     kept: dict[Site, Tensor] = {}
-    hooks: list[tuple[Any, Callable[..., Any]]] = []
     points = model.hook_dict
-    for site, functions in sorted(changes.items(), key=lambda item: item[0].name == "resid_mid"):
-        hooks.extend(_editing(model, points, site, functions))
+    hooks = edit_hooks(model, points, changes)
     hooks.extend((_point(model, points, site), _keeping(kept, site)) for site in keep if site.name != "logits")
     logits_wanted = Site("logits") in keep
     if logits_wanted and reads is None:
@@ -140,7 +140,7 @@ def forward(
     entry = tokens.to(model_device(model)) if residual is None else residual
     if residual is not None:
         arguments["start_at_layer"] = start
-    with undisturbed(model), _attached(hooks), _skipping(model, start):
+    with undisturbed(model), attached(hooks), _skipping(model, start):
         output = model(entry, return_type="logits", **arguments)
         if logits_wanted and reads is not None:
             kept[Site("logits")] = _at_reads(output, reads.to(output.device), columns.to(output.device))
@@ -160,6 +160,31 @@ def undisturbed(model: HookedTransformer) -> Iterator[None]:
         finally:
             for module in modes:
                 module.training = True
+
+
+def edit_hooks(
+    model: HookedTransformer, points: Mapping[str, Any], changes: Mapping[Site, Sequence[Change]]
+) -> list[Hook]:
+    """The functions that carry out changes, each with its hook point, in the order in which `attached` must add them.
+
+    `points` is the model's `hook_dict`, which is slow to make. Raises ModelError for a site the architecture lacks.
+    """
+    ordered = sorted(changes.items(), key=lambda item: item[0].name == "resid_mid")
+    return [hook for site, functions in ordered for hook in _editing(model, points, site, functions)]
+
+
+@contextmanager
+def attached(hooks: Sequence[Hook]) -> Iterator[None]:
+    """Add functions to hook points, and take away just these afterwards."""
+    handles: list[tuple[Any, Any]] = []
+    try:
+        for point, function in hooks:
+            handles.append((point, point.add_hook(function)))
+        yield
+    finally:
+        for point, handle in handles:
+            handle.hook.remove()
+            point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
 
 
 def check_context(model: HookedTransformer, prompts: Prompts) -> None:
@@ -255,7 +280,7 @@ def _keeping(kept: dict[Site, Tensor], site: Site) -> Callable[..., Any]:
 
 def _editing(
     model: HookedTransformer, points: Mapping[str, Any], site: Site, functions: Sequence[Change]
-) -> list[tuple[Any, Callable[..., Any]]]:
+) -> list[Hook]:
     def change(tensor: Tensor, hook: Any) -> Tensor:
         for function in functions:
             tensor = function(tensor)
@@ -277,20 +302,6 @@ def _editing(
         (_point(model, points, Site("resid_pre", site.layer)), remember),
         (_point(model, points, Site("attn_out", site.layer)), change_through_attention),
     ]
-
-
-@contextmanager
-def _attached(hooks: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
-    """Add functions to hook points, and take away just these afterwards."""
-    handles: list[tuple[Any, Any]] = []
-    try:
-        for point, function in hooks:
-            handles.append((point, point.add_hook(function)))
-        yield
-    finally:
-        for point, handle in handles:
-            handle.hook.remove()
-            point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
 
 
 @contextmanager
