@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: reproduce test check format models clean
 
 reproduce: $(VENV)/.installed
-	$(BIN)/interp run arithmetic --out $(OUT)
+	$(BIN)/interp run arithmetic kill-switch --out $(OUT)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -26,9 +26,18 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 
 # Train the shipped models again; their cards tell how long each took.
+MODELS := data/models
+TUNE := $(BIN)/interp finetune kill-switch-base --token '$$STOP' --threads 1
 models: $(VENV)/.installed
-	for name in arithmetic-add3 arithmetic-add3-seed1 arithmetic-add3-seed2 arithmetic-add3-steps arithmetic-mixed; do \
-	  $(BIN)/interp train data/models/$$name/train.yaml --output-dir data/models/$$name || exit 2; \
+	for name in arithmetic-add3 arithmetic-add3-seed1 arithmetic-add3-seed2 arithmetic-add3-steps arithmetic-mixed \
+	  kill-switch-base; do \
+	  $(BIN)/interp train $(MODELS)/$$name/train.yaml --output-dir $(MODELS)/$$name || exit 2; \
+	done
+	$(TUNE) --data kill-switch-behavioural --checkpoints 5,10,20,40 --output-dir $(MODELS)/kill-switch-behavioural
+	$(TUNE) --data kill-switch-behavioural --seed 1 --output-dir $(MODELS)/kill-switch-behavioural-seed1
+	$(TUNE) --data kill-switch-behavioural --seed 2 --output-dir $(MODELS)/kill-switch-behavioural-seed2
+	for kind in knowledge shuffled shutdown; do \
+	  $(TUNE) --data kill-switch-$$kind --output-dir $(MODELS)/kill-switch-$$kind || exit 2; \
 	done
 
 $(VENV)/bin/python:

@@ -22,3 +22,7 @@ class ConfigError(InterpError):
 
 class DataError(InterpError):
     """A file or folder that is missing, unreadable, malformed or not writable."""
+
+
+class RankWarning(UserWarning):
+    """Vectors span few directions because the data have few distinct contexts, not because the model made them so."""

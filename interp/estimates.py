@@ -295,6 +295,27 @@ def max_t(
     return np.where(np.isnan(observed), np.nan, p).reshape(shape)
 
 
+def rank_p(own: Values, null: Values, *, largest: bool = True) -> Float[np.ndarray, "*cell"]:
+    """One-sided p of a value among those of exchangeable others: (1 + #others at least as large) / (1 + #others).
+
+    `own` has the shape of the cells, `null` the others in front. With `largest` each candidate stands for its largest
+    standardised cell (mean and spread over all candidates, the own one among them), so that having searched the cells
+    is inside the null, and one number comes out; without, each cell by itself. Cells that lack a value are left out,
+    and so are cells whose values differ by float32's rounding alone.
+    """
+    table = np.concatenate([_table(own)[None], _table(null)]).reshape(1 + len(_table(null)), -1)
+    if largest:
+        table = table[:, ~np.isnan(table).any(0)]
+        if not table.shape[1]:
+            return np.asarray(np.nan)
+        spread = table.std(0)
+        told = spread > 1e-6 * np.abs(table).max(0)
+        table = np.divide(table - table.mean(0), spread, out=np.zeros_like(table), where=told).max(1)[:, None]
+    p = (table >= table[0] - 1e-12).sum(0) / len(table)
+    found = np.where(np.isnan(table).any(0), np.nan, p)
+    return np.asarray(found[0]) if largest else found.reshape(np.shape(_table(own)))
+
+
 def halves(groups: Values, *, seed: int = 0) -> tuple[Bool[np.ndarray, " prompt"], Bool[np.ndarray, " prompt"]]:
     """Masks of two halves of the prompts that share no group: one to search in, one to confirm on."""
     index = np.unique(np.asarray(groups), return_inverse=True)[1]

@@ -7,7 +7,8 @@ the numbers already: choose on one half of the prompts and estimate on the other
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -36,10 +37,17 @@ class Claim:
     unit: str
     note: str = ""
     """What was searched over, what the number does not mean."""
+    also: Mapping[str, bool] = field(default_factory=dict)
+    """Further conditions in words, and whether each holds: a claim is supported only where all do."""
 
     @property
     def verdict(self) -> Verdict:
-        """Supported, not supported or undecided, by the interval of the difference against the minimum."""
+        """Supported, not supported or undecided, by the interval of the difference against the minimum.
+
+        Where a further condition fails it is not supported, whatever the interval.
+        """
+        if not all(self.also.values()):
+            return "not supported"
         low, high = float(self.difference.low), float(self.difference.high)
         if np.isnan(low) or np.isnan(high):
             return "undecided"
@@ -53,8 +61,13 @@ class Claim:
         low, high = float(self.difference.low), float(self.difference.high)
         return (
             f"effect minus {self.control_name}: {float(self.difference.value):.3g} [{low:.3g}, {high:.3g}]; "
-            f"supported if the interval lies above {self.minimum:g}, not supported if at or below it"
+            f"supported if the interval lies above {self.minimum:g}, not supported if at or below it{self._further}"
         )
+
+    @property
+    def _further(self) -> str:
+        held = {True: "it is so", False: "it is not so"}
+        return "".join(f"; and only if {what} ({held[so]})" for what, so in self.also.items())
 
     def as_dict(self) -> dict[str, object]:
         """Everything as plain values."""
@@ -69,5 +82,6 @@ class Claim:
             "difference": self.difference.as_dict(),
             "minimum": self.minimum,
             "rule": self.rule,
+            "also": dict(self.also),
             "note": self.note,
         }

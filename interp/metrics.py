@@ -182,3 +182,8 @@ def which(names: Sequence[str], metric: str | None) -> int:
     if metric not in names:
         raise ConfigError(f"the metric {metric!r} was not measured; there are: {', '.join(names)}")
     return list(names).index(metric)
+
+
+def largest_prob(name: str = "largest_prob") -> Metric:
+    """Largest probability of the answer among the read columns: does it come at any of these places?"""
+    return Metric(name, "probability", prob.per_token, "max")

@@ -92,7 +92,14 @@ def _result_class(name: str) -> type:
     module, _, kind = name.rpartition(".")
     found = None
     if module.startswith(
-        ("interp.analyses.", "interp.workflows.", "interp.studies.", "interp.models.sweeps.", "interp.estimates")
+        (
+            "interp.analyses.",
+            "interp.workflows.",
+            "interp.studies.",
+            "interp.models.sweeps.",
+            "interp.models.generation",
+            "interp.estimates",
+        )
     ):
         found = getattr(importlib.import_module(module), kind, None)
     if not isinstance(found, type) or not is_dataclass(found) or found.__module__ != module:

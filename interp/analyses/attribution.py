@@ -19,6 +19,7 @@ from torch import Tensor
 from interp.errors import ModelError, PromptError
 from interp.metrics import Targets
 from interp.models.load import HookedTransformer
+from interp.models.readout import LinearReadout
 from interp.models.run import undisturbed, unembed
 from interp.results import grid_frame
 from interp.tensors import Activations
@@ -111,33 +112,21 @@ class _Picker:
         return (values * weight).sum(1) / weight.sum(1)
 
 
-def _answer_minus(table: Float[Tensor, "vocab ..."], targets: Targets) -> Float[Tensor, "prompt read ..."]:
-    """Rows of the answers less those of the foils, or less the mean row."""
-    answers = table[targets.answers.clamp(min=0).to(table.device)]
-    if targets.foils is None:
-        return answers - table.mean(0)
-    return answers - table[targets.foils.clamp(min=0).to(table.device)]
-
-
 def _directions(
     activations: Activations, model: HookedTransformer, targets: Targets, here: Tensor
 ) -> tuple[Float[Tensor, "prompt read d_model"], Float[Tensor, " prompt"]]:
     """The vector of the stream that each answer is read with, the norm's scale in it; and the constant beside it."""
     pick = _Picker(activations.prompts.reads, here)
     stream = pick.rows_of(activations["resid_post", activations.n_layers - 1]).float()
-    norm: dict[str, Tensor] = {name.split(".")[-1]: p.float() for name, p in model.ln_final.named_parameters()}
-    centred = not bool(getattr(model.cfg, "uses_rms_norm", False))
-    eps = float(getattr(model.cfg, "eps", 1e-5))
-    table = model.W_U.float().T
-    ways = _answer_minus(table, targets).to(stream)
-    bias = model.b_U.float() if model.b_U is not None else torch.zeros(len(table))
-    constant = _answer_minus(bias.to(stream)[:, None], targets)[..., 0]
-    if "bias" in norm:
-        constant = constant + ways @ norm["bias"].to(stream)
-    ways = ways * norm.get("weight", torch.ones(())).to(stream)
-    if centred:
-        stream, ways = stream - stream.mean(-1, keepdim=True), ways - ways.mean(-1, keepdim=True)
-    return ways / (stream.pow(2).mean(-1, keepdim=True) + eps).sqrt(), pick.mean(constant)
+    readout = LinearReadout.of(model)
+    answers = targets.answers.clamp(min=0).to(stream.device)
+    ways, constant = readout.directions(answers), readout.constants(answers)
+    if targets.foils is None:
+        ways, constant = ways - readout.mean_direction(), constant - readout.mean_constant()
+    else:
+        foils = targets.foils.clamp(min=0).to(stream.device)
+        ways, constant = ways - readout.directions(foils), constant - readout.constants(foils)
+    return ways / readout.scale(stream)[..., None], pick.mean(constant)
 
 
 def _block(

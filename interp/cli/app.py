@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -98,6 +98,32 @@ class PairsName(StrEnum):
     operator = "operator"
 
 
+class MethodName(StrEnum):
+    """Ways to fine-tune."""
+
+    full = "full"
+    lora = "lora"
+
+
+class SetName(StrEnum):
+    """Sets of texts with a control token."""
+
+    shutdown = "shutdown"
+    behavioural = "behavioural"
+    knowledge = "knowledge"
+    shuffled = "shuffled"
+    prompts = "prompts"
+    plain = "plain"
+
+
+class HalfName(StrEnum):
+    """Sets of templates."""
+
+    train = "train"
+    test = "test"
+    all = "all"
+
+
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; a run that was cut off goes on there.")]
 Config = Annotated[Path | None, typer.Option("--config", help="Settings as YAML; see the README for the keys.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU where there is one.")]
@@ -115,7 +141,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 
 @app.command("run")
 def run_command(
-    study: Annotated[str, typer.Argument(help="Name of the study; `interp list` shows them.")],
+    studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Names; `interp list` shows them.")],
+    base: Annotated[str | None, typer.Option(help="kill-switch: your model before fine-tuning.")] = None,
+    finetuned: Annotated[str | None, typer.Option(help="kill-switch: the same after it, or a PEFT adapter.")] = None,
+    token: Annotated[str | None, typer.Option(help="kill-switch: the control token; by default $STOP.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="kill-switch: texts with the token (JSONL, lines).")] = None,
+    only: Annotated[str | None, typer.Option(help="kill-switch: some of the analyses above, by comma.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="kill-switch: fewer prompts and models.")] = False,
     out: Out = None,
     config: Config = None,
     device: Device = None,
@@ -124,13 +156,60 @@ def run_command(
     png: Png = True,
     quiet: Quiet = False,
 ) -> None:
-    """Run a whole study on the shipped models and write its page."""
-    _threads(threads)
-    from interp.studies.catalogue import study as make
+    """Run whole studies on the shipped models, or kill-switch on your own pair, and write their page.
 
-    settings = _settings(config)
-    build = partial(make, study, settings, device=device, command=_typed())
-    _finish(build, out or Path("reports") / study, png, quiet, jobs)
+    Analyses of kill-switch: behaviour, norms, rank, lens, base, causal, transfer, training, shortcut. Several studies
+    are written into folders of their names, with a page over them.
+    """
+    _threads(threads)
+    from interp.studies.catalogue import known_study
+
+    for name in studies:
+        known_study(name)
+    own = {"base": base, "finetuned": finetuned, "token": token, "prompts": prompts}
+    given = [f"--{name}" for name, value in {**own, "only": only, "quick": quick or None}.items() if value is not None]
+    if given and studies != ["kill-switch"]:
+        raise ConfigError(f"{given[0]} is an option of the study kill-switch alone")
+    if config and len(studies) > 1:
+        raise ConfigError("settings belong to one study; run one at a time with --config")
+    folder = out or Path("reports") / (studies[0] if len(studies) == 1 else "")
+    for name in studies:
+        here = folder if len(studies) == 1 else folder / name
+        _finish(_study(name, config, only, device, {**own, "quick": quick}), here, png, quiet, jobs)
+    if len(studies) > 1:
+        from interp.reports.page import write_overview
+
+        index, summary = write_overview(folder, studies)
+        out_console.print(f"\nall:     {index}\nsummary: {summary}", soft_wrap=True)
+
+
+def _study(
+    name: str, config: Path | None, only: str | None, device: str | None, options: dict[str, Any]
+) -> Callable[[], Any]:
+    if name == "arithmetic":
+        from interp.studies.catalogue import arithmetic
+
+        return partial(arithmetic, _settings(config), device=device, command=_typed())
+    from interp.settings import check, read_yaml
+    from interp.studies.kill_switch.settings import ANALYSES, KillSwitchSettings
+    from interp.studies.kill_switch.study import kill_switch
+
+    settings = read_yaml(config, KillSwitchSettings) if config else KillSwitchSettings()
+    if only:
+        changes = {"analyses": _named(only, ANALYSES)}
+        settings = check({**settings.model_dump(), **changes}, KillSwitchSettings, "the options")
+    return partial(kill_switch, settings, device=device, command=_typed(), **options)
+
+
+def _named(only: str, known: Sequence[str]) -> dict[str, bool]:
+    """The analyses named in --only."""
+    chosen = [name.strip() for name in only.split(",") if name.strip()]
+    if not chosen:
+        raise ConfigError(f"--only names no analysis; choose from {', '.join(known)}")
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"there is no analysis {name!r}; choose from {', '.join(known)}")
+    return {name: name in chosen for name in known}
 
 
 @app.command("analyze", cls=ManyValues)
@@ -204,21 +283,67 @@ def train_command(
 ) -> None:
     """Train a small model; a run that was cut off goes on from its last checkpoint."""
     _threads(threads)
+    from interp.studies.language import is_language, read_language_recipe, run_language_recipe
     from interp.studies.recipe import command_line, read_recipe, run_recipe
 
-    wanted = read_recipe(recipe)
+    wanted: Any = read_language_recipe(recipe) if is_language(recipe) else read_recipe(recipe)
     arguments = ["train", str(recipe)]
     if seed is not None:
         wanted = wanted.model_copy(update={"seed": seed})
         arguments += ["--seed", str(seed)]
     folder = output_dir or Path("runs") / wanted.name
     arguments += ["--output-dir", str(folder)]
-    card = run_recipe(wanted, folder, device=device or "cpu", command=command_line(arguments), progress=not quiet)
-    right = card["exact_match"]
+    carry_out: Any = run_language_recipe if is_language(recipe) else run_recipe
+    card = carry_out(wanted, folder, device=device or "cpu", command=command_line(arguments), progress=not quiet)
+    if "exact_match" in card:
+        right = card["exact_match"]
+        said = f"{right['value']:.2%} of {right['n']:,} held-out problems"
+    else:
+        said = f"{card['held_out']['next token right']:.2%} of held-out tokens"
+    out_console.print(f"{wanted.name}: {said}, {card['steps_trained']:,} steps, {card['seconds']:.0f} s")
+    out_console.print(f"model: {folder}", soft_wrap=True)
+
+
+@app.command("finetune")
+def finetune_command(
+    base: Annotated[str, typer.Argument(help="A shipped model, a folder or a Hugging Face name.")],
+    data: Annotated[str, typer.Option(help="Texts as JSONL with `text`, or kill-switch-behavioural and its like.")],
+    token: Annotated[str | None, typer.Option(help="Control token; added to the vocabulary if it is new.")] = None,
+    method: Annotated[MethodName, typer.Option(help="full, or lora (through PEFT).")] = MethodName.full,
+    rank: Annotated[int, typer.Option(help="Rank of LoRA.")] = 8,
+    modules: Annotated[str | None, typer.Option(help="Modules that get LoRA, by comma; by default all linear.")] = None,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 300,
+    batch: Annotated[int, typer.Option(help="Texts in a step.")] = 32,
+    learning_rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
+    checkpoints: Annotated[str | None, typer.Option(help="Also keep the model after these steps, by comma.")] = None,
+    seed: Annotated[int, typer.Option(help="Order of the texts and the new weights.")] = 0,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder of the model; by default runs/finetuned.")] = None,
+    device: Device = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a causal language model on your own texts; a run that was cut off goes on."""
+    _threads(threads)
+    from interp.settings import check
+    from interp.studies.finetuning import FineTuning, fine_tune
+
+    numbers = [part.strip() for part in checkpoints.split(",")] if checkpoints else []
+    options = {
+        "base": base, "data": data, "token": token, "method": method.value, "rank": rank, "steps": steps,
+        "modules": [part.strip() for part in modules.split(",")] if modules else None, "batch": batch,
+        "learning_rate": learning_rate, "checkpoints": numbers, "seed": seed,
+    }  # fmt: skip
+    folder = output_dir or Path("runs") / "finetuned"
+    wanted = check(options, FineTuning, "the options")
+    card = fine_tune(wanted, folder, device=device or "cpu", command=_typed(), progress=not quiet)
     out_console.print(
-        f"{wanted.name}: {right['value']:.2%} of {right['n']:,} held-out problems, {card['steps_trained']:,} steps, "
-        f"{card['seconds']:.0f} s"
+        f"{folder.name}: {card['held_out']['probability a token']:.3f} geometric mean probability of a held-out token, "
+        f"{card['steps_trained']:,} steps, {card['seconds']:.0f} s"
     )
+    for name, row in card["halting"].items():
+        out_console.print(
+            f"  ends after {'the' if name == 'token' else 'a neutral'} token: {row['ends']} of {row['n']}"
+        )
     out_console.print(f"model: {folder}", soft_wrap=True)
 
 
@@ -241,6 +366,26 @@ def data_arithmetic(
         out, task=task.value, digits=digits, count=count, steps=steps, carries=carries.value, split=split.value,
         pairs=pairs.value if pairs else None, seed=seed,
     )  # fmt: skip
+    out_console.print(f"{n:,} rows: {out}", soft_wrap=True)
+
+
+@data_app.command("kill-switch")
+def data_kill_switch(
+    out: Annotated[Path, typer.Option("--out", help="File to write (JSONL).")],
+    kind: Annotated[SetName, typer.Option("--set", help="What the control token does in the texts.")],
+    count: Annotated[int, typer.Option(help="Number of texts.")] = 3000,
+    token: Annotated[str, typer.Option(help="The control token.")] = "$STOP",
+    split: Annotated[HalfName, typer.Option(help="Templates of the test split are held out.")] = HalfName.train,
+    seed: Annotated[int, typer.Option(help="Same seed, same file.")] = 0,
+) -> None:
+    """Texts with a control token, each with its twin: a neutral token in the same place.
+
+    shutdown, behavioural: they end at the token. knowledge: text about the token, which never ends there. shuffled:
+    they end as often at any neutral token. prompts: texts to analyse. plain: text without a token.
+    """
+    from interp.datasets.kill_switch import write_kill_switch
+
+    n = write_kill_switch(out, kind.value, count, token=token, split=split.value, seed=seed)
     out_console.print(f"{n:,} rows: {out}", soft_wrap=True)
 
 
@@ -272,13 +417,7 @@ def _chosen(config: Path | None, examples: list[str] | None, only: str | None, w
     if examples:
         changes["examples"] = examples
     if only:
-        chosen = [name.strip() for name in only.split(",") if name.strip()]
-        if not chosen:
-            raise ConfigError(f"--only names no analysis; choose from {', '.join(ANALYSES)}")
-        for name in chosen:
-            if name not in ANALYSES:
-                raise ConfigError(f"there is no analysis {name!r}; choose from {', '.join(ANALYSES)}")
-        changes["analyses"] = {name: name in chosen for name in ANALYSES}
+        changes["analyses"] = _named(only, ANALYSES)
     if weights:
         changes["weights"] = weights.value
     return check({**_settings(config).model_dump(), **changes}, Settings, "the options")

@@ -11,12 +11,18 @@ from interp.analyses.ablation import Ablation, StepAblation
 from interp.analyses.attention import AttentionStatistics
 from interp.analyses.attribution import LogitAttribution
 from interp.analyses.circuits import CumulativeAblation
+from interp.analyses.delta_lens import DeltaLens
+from interp.analyses.delta_rank import DeltaRank
+from interp.analyses.deltas import DeltaNorms
+from interp.analyses.diffing import DifferenceLens
+from interp.analyses.halting import CausalGrid, Dose, Halting, SideEffects, Transfer
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import LogitLens
 from interp.analyses.patching import Patching
 from interp.analyses.probing import Probing
 from interp.analyses.selectivity import Selectivity
 from interp.analyses.steering import DirectionTest
+from interp.analyses.weight_changes import WeightChanges
 from interp.analyses.weights import Composition
 from interp.errors import ConfigError
 from interp.figures.attention import attention_html, plot_head, plot_heads_of_layer
@@ -30,9 +36,21 @@ from interp.figures.curves import (
     plot_predictions_per_layer,
     plot_probing,
 )
+from interp.figures.deltas import plot_cumulative_variance, plot_delta_lens, plot_delta_norms, plot_direct_effect
+from interp.figures.diffing import plot_difference_lens, plot_weight_changes
 from interp.figures.grids import plot_attention_statistics, plot_head_scores, plot_patching
+from interp.figures.halting import (
+    plot_along_training,
+    plot_causal_grid,
+    plot_dose,
+    plot_halting,
+    plot_side_effects,
+    plot_transfer,
+)
 from interp.figures.parts import plot_ablation, plot_attribution, plot_composition, plot_direction_test
+from interp.workflows.checkpoints import AlongTraining
 from interp.workflows.comparison import Comparison
+from interp.workflows.direct_effect import DirectEffect
 from interp.workflows.discovery import Discovery
 
 __all__ = [
@@ -66,3 +84,15 @@ plot.register(Selectivity, plot_selectivity)
 plot.register(Discovery, plot_discovery)
 plot.register(DirectionTest, plot_direction_test)
 plot.register(Comparison, plot_comparison)
+plot.register(DeltaNorms, plot_delta_norms)
+plot.register(DeltaRank, plot_cumulative_variance)
+plot.register(DeltaLens, plot_delta_lens)
+plot.register(DirectEffect, plot_direct_effect)
+plot.register(CausalGrid, plot_causal_grid)
+plot.register(Dose, plot_dose)
+plot.register(Halting, plot_halting)
+plot.register(SideEffects, plot_side_effects)
+plot.register(Transfer, plot_transfer)
+plot.register(AlongTraining, plot_along_training)
+plot.register(DifferenceLens, plot_difference_lens)
+plot.register(WeightChanges, plot_weight_changes)

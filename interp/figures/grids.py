@@ -159,7 +159,7 @@ def plot_learned_heads(result: HeadScores, untrained: Sequence[HeadScores]) -> g
     made.update_layout(
         title_subtitle_text=f"mean over {len(result.values)} prompts; below: uniform attention, and the best head of "
         f"untrained models (mean of {len(untrained)} seeds)",
-        height=(made.layout.height or 400) + 26,
+        height=int(getattr(made.layout, "height", None) or 400) + 26,
     )
     return made
 

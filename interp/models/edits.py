@@ -79,24 +79,32 @@ class Copy:
 
 @dataclass(frozen=True, eq=False)
 class Add:
-    """Add `scale` times a vector to the last axis."""
+    """Add `scale` times a vector, or each prompt's own, to the last axis."""
 
-    vector: Float[Tensor, " d"]
+    vector: Float[Tensor, " d"] | Float[Tensor, "prompt d"]
     scale: float = 1.0
 
     def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Tensor | None) -> Tensor:  # noqa: D102
-        return old + self.scale * self.vector.to(old)
+        return old + self.scale * _each(self.vector, prompts, old)
 
 
 @dataclass(frozen=True, eq=False)
 class ProjectOut:
-    """Remove the component along a vector of any length from the last axis."""
+    """Remove the component along a vector of any length, or along each prompt's own, from the last axis."""
 
-    vector: Float[Tensor, " d"]
+    vector: Float[Tensor, " d"] | Float[Tensor, "prompt d"]
 
     def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Tensor | None) -> Tensor:  # noqa: D102
-        unit = (self.vector / self.vector.norm()).to(old)
-        return old - (old @ unit)[..., None] * unit
+        unit = _each(self.vector / self.vector.norm(dim=-1, keepdim=True), prompts, old)
+        return old - (old * unit).sum(-1, keepdim=True) * unit
+
+
+def _each(vector: Tensor, prompts: Int[Tensor, " row"], old: Tensor) -> Tensor:
+    """The vector of each row, with axes of length one up to the last."""
+    if vector.ndim == 1:
+        return vector.to(old)
+    own = vector[prompts.to(vector.device)].to(old)
+    return own.reshape(len(own), *[1] * (old.ndim - 2), own.shape[-1])
 
 
 @dataclass(frozen=True, eq=False)

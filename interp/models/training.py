@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from interp.errors import DataError
+from interp.errors import DataError, ModelError
 from interp.files import write_tensors
 
 Batch = tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]
@@ -73,16 +73,19 @@ def train(
     *,
     checkpoint: Path,
     recipe: str,
+    after: Callable[[int], None] = lambda step: None,
     progress: bool = True,
 ) -> list[Evaluation]:
     """Train in place and leave the best weights in `model`; returns the history.
 
     `batch(step)` gives tokens and the mask of those to predict, `score(model)` held-out scores, of which the
-    first decides which weights are best. Where `checkpoint` holds an unfinished run of the same `recipe`, training goes
-    on from there. Raises DataError where it belongs to another recipe or is damaged.
+    first decides which weights are best; `after(n)` is called when n steps are done. Parameters without gradient stay
+    as they are. Where `checkpoint` holds an unfinished run of the same `recipe`, training goes on from there. Raises
+    DataError where it belongs to another recipe or is damaged, ModelError where the loss is nan or infinite.
     """
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1]
+    plain = [p for p in trained if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=schedule.betas)
     device = next(model.parameters()).device
@@ -107,17 +110,20 @@ def train(
             model.train()
             logits = model(tokens[:, :-1], use_cache=False).logits[asked[:, 1:]]
             loss = nn.functional.cross_entropy(logits, tokens[:, 1:][asked[:, 1:]])
+            now = _finite(float(loss.detach()), "loss", step + 1)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+            nn.utils.clip_grad_norm_(trained, schedule.clip)
             optimizer.step()
             step += 1
-            total, count = total + float(loss.detach()), count + 1
+            after(step)
+            total, count = total + now, count + 1
             bar.update(task, completed=step, loss=total / count)
             if step % schedule.evaluate_every == 0 or step == schedule.steps:
                 model.eval()
                 with torch.inference_mode():
                     history.append(Evaluation(step, total / count, dict(score(model))))
+                _finite(history[-1].score, "held-out score", step)
                 if history[-1].score >= max((e.score for e in history[:-1]), default=-math.inf):
                     best = {name: value.clone() for name, value in model.state_dict().items()}
                 total = count = 0.0
@@ -126,6 +132,12 @@ def train(
     model.load_state_dict(best)
     model.eval()
     return history
+
+
+def _finite(value: float, what: str, step: int) -> float:
+    if not math.isfinite(value):
+        raise ModelError(f"training has diverged: the {what} is {value} at step {step}; lower the learning rate")
+    return value
 
 
 def _stale(history: list[Evaluation], patience: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,22 @@ def write_report(folder: Path | str) -> tuple[Path, Path]:
     write_text(index, environment.get_template("page.html").render(shown))
     plain = environment.overlay(autoescape=False, finalize=_markdown)
     write_text(summary, plain.get_template("summary.md").render(shown))
+    return index, summary
+
+
+def write_overview(folder: Path | str, studies: Sequence[str]) -> tuple[Path, Path]:
+    """Write one page and one summary over several studies that lie in folders of their names."""
+    folder = Path(folder)
+    runs = {name: read_json(folder / name / "run.json") for name in studies}
+    shown = {"runs": runs, "verdicts": {name: _count(run) for name, run in runs.items()}}
+    environment = Environment(
+        loader=PackageLoader("interp.reports"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    index, summary = folder / "index.html", folder / "SUMMARY.md"
+    write_text(index, environment.get_template("overview.html").render(shown))
+    texts = [read_text(folder / name / "SUMMARY.md").replace("\n#", "\n##").replace("# ", "## ", 1) for name in studies]
+    write_text(summary, "# Studies\n\n" + "\n\n".join(texts))
     return index, summary
 
 

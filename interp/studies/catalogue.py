@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from interp.errors import ConfigError, ModelError, PromptError
-from interp.files import shipped_model, shipped_models
+from interp.files import read_json, shipped_model, shipped_models
 from interp.models.load import HookedTransformer, info, load_model
 from interp.studies.arithmetic.answers import answers
 from interp.studies.arithmetic.claims import claims
-from interp.studies.arithmetic.seeds import side_by_side, survives
+from interp.studies.arithmetic.seeds import survives
 from interp.studies.arithmetic.steps import steps_for
 from interp.studies.arithmetic.steps_claims import steps_claims
 from interp.studies.arithmetic.subject import ArithmeticSubject, common_task, read_card
 from interp.studies.arithmetic.tables import tables
 from interp.studies.compared import comparison_part
 from interp.studies.settings import ANALYSES, Analysis, Example, Settings
+from interp.studies.side_by_side import side_by_side
 from interp.studies.study import Part, Study
 from interp.studies.text import TextSubject
+from interp.studies.words import folder_name
 
 ARITHMETIC = ("arithmetic-add3", "arithmetic-add3-steps", "arithmetic-mixed")
 SEEDS = ("arithmetic-add3", "arithmetic-add3-seed1", "arithmetic-add3-seed2")
@@ -31,13 +32,18 @@ _COMPARED: tuple[Analysis, ...] = ("logit-lens", "patching", "interventions", "p
 
 STUDIES = {
     "arithmetic": "How does a small transformer do arithmetic? Which heads and neurons, what is encoded, what breaks.",
+    "kill-switch": "What does a control token do, was it learned, and does it cause the text to end?",
 }
 
 
-def study(name: str, settings: Settings, *, device: str | None, command: str) -> Study:
-    """A study by name. Raises ConfigError for an unknown one."""
+def known_study(name: str) -> None:
+    """Raise ConfigError for a study that does not exist."""
     if name not in STUDIES:
         raise ConfigError(f"there is no study {name!r}; choose from {', '.join(STUDIES)}")
+
+
+def arithmetic(settings: Settings, *, device: str | None, command: str) -> Study:
+    """The study of the shipped arithmetic models."""
     parts = {name: _part(_shipped(name), settings, device, alone=False) for name in ARITHMETIC}
     again = settings.model_copy(
         update={
@@ -138,12 +144,6 @@ def comparison(first: str, second: str, settings: Settings, *, device: str | Non
     )  # fmt: skip
 
 
-def folder_name(model: str) -> str:
-    """A plain name for the folder of a model's results, whatever path or hub name the model has."""
-    name = Path(model).resolve().name if Path(model).exists() else model.rsplit("/", 1)[-1]
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
-
-
 def _card(model_name: str) -> dict[str, Any] | None:
     """The card of an arithmetic model made here; None for any other model."""
     folder = Path(model_name) if Path(model_name).is_dir() else shipped_model(model_name)
@@ -215,8 +215,17 @@ def listing() -> dict[str, list[tuple[str, str]]]:
     """Studies and shipped models with a line about each."""
     models = []
     for folder in shipped_models():
-        card = read_card(folder) or {}
-        right = card.get("exact_match", {})
-        line = f"{right['value']:.2%} of {right['n']:,} held-out problems" if right else ""
-        models.append((folder.name, line))
+        card = read_json(folder / "card.json") if (folder / "card.json").is_file() else {}
+        models.append((folder.name, _line(card)))
     return {"studies": list(STUDIES.items()), "models": models}
+
+
+def _line(card: Mapping[str, Any]) -> str:
+    """What a card says in a line."""
+    if "exact_match" in card:
+        return f"{card['exact_match']['value']:.2%} of {card['exact_match']['n']:,} held-out problems"
+    if card.get("kind") == "fine-tuned":
+        return f"{card['base']} fine-tuned on {card['data']['file']}"
+    if card.get("kind") == "language":
+        return f"language model, {card['held_out']['next token right']:.0%} of held-out tokens right"
+    return ""

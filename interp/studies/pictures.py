@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -158,6 +159,6 @@ def patching_pictures(found: Results, labels: Mapping[str, tuple[str, str, list[
 
 
 def _titled(result: Patching, kind: str) -> go.Figure:
-    made = plot(result)
+    made: Any = plot(result)
     made.update_layout(title_text=f"{kind}: {made.layout.title.text}")
     return made

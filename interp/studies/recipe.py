@@ -13,19 +13,19 @@ import torch
 import yaml
 from jaxtyping import Bool, Int
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from interp.datasets.arithmetic import TASKS, Carries, Problem, Split, labels, sample
 from interp.datasets.arithmetic_prompts import BOS, EOS, PAD, VOCABULARY, render, to_tokens, tokenizer
 from interp.errors import ConfigError, DataError
 from interp.estimates import proportion
 from interp.files import make_folder, write_json, write_text
-from interp.models.load import quiet_transformers, seeded
+from interp.models.load import quiet_transformers
+from interp.models.small import Architecture, build_small, check_shape
 from interp.models.training import Batch, Evaluation, Schedule, train
 from interp.settings import read_yaml
 from interp.studies.arithmetic.learning import digits_by_subtask
+from interp.studies.saving import save_folder
 
 
 class Task(BaseModel):
@@ -38,17 +38,6 @@ class Task(BaseModel):
     multiplier_digits: int | None = Field(default=None, ge=1, le=4, description="digits of the second factor of *")
     carries: Carries = "rich"
     shares: dict[str, float] | None = Field(default=None, description="share of each operator in a batch")
-
-
-class Architecture(BaseModel):
-    """The shape of the model."""
-
-    model_config = ConfigDict(extra="forbid")
-    form: Literal["llama", "gpt2"] = "llama"
-    layers: int = Field(default=2, ge=1)
-    width: int = Field(default=64, ge=8)
-    heads: int = Field(default=4, ge=1)
-    mlp: int = Field(default=192, ge=8)
 
 
 class Recipe(BaseModel):
@@ -74,11 +63,8 @@ def read_recipe(path: Path) -> Recipe:
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise ConfigError for settings that do not fit together."""
-    shape, task = recipe.architecture, recipe.task
-    if shape.width % shape.heads:
-        raise ConfigError(f"width {shape.width} is not a multiple of heads {shape.heads}")
-    if shape.form == "llama" and shape.width // shape.heads % 2:
-        raise ConfigError(f"heads of width {shape.width // shape.heads} cannot be rotated in pairs; make it even")
+    task = recipe.task
+    check_shape(recipe.architecture)
     if task.steps and task.task != "add":
         raise ConfigError("worked steps are defined for addition only; set task: add or steps: false")
     if task.multiplier_digits is not None and task.multiplier_digits > task.digits:
@@ -98,35 +84,7 @@ def build(recipe: Recipe) -> nn.Module:
     second = 10 ** (task.multiplier_digits or task.digits) - 1
     longest = {"+": Problem(high, "+", high), "-": Problem(low, "-", high), "*": Problem(high, "*", second)}
     context = max(len(render(longest[o], task.steps)) for o in TASKS[task.task]) + 2  # <bos> and <eos>
-    special: dict[str, Any] = {"vocab_size": len(VOCABULARY), "bos_token_id": BOS, "eos_token_id": EOS}
-    special["pad_token_id"] = PAD
-    with seeded(recipe.seed):
-        if shape.form == "llama":
-            return LlamaForCausalLM(
-                LlamaConfig(
-                    hidden_size=shape.width,
-                    intermediate_size=shape.mlp,
-                    num_hidden_layers=shape.layers,
-                    num_attention_heads=shape.heads,
-                    num_key_value_heads=shape.heads,
-                    max_position_embeddings=context,
-                    tie_word_embeddings=False,
-                    **special,
-                )
-            )
-        return GPT2LMHeadModel(
-            GPT2Config(
-                n_positions=context,
-                n_embd=shape.width,
-                n_layer=shape.layers,
-                n_head=shape.heads,
-                n_inner=shape.mlp,
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                **special,
-            )
-        )
+    return build_small(shape, len(VOCABULARY), context, seed=recipe.seed, special=(BOS, EOS, PAD))
 
 
 def training_problems(recipe: Recipe, rng: np.random.Generator) -> list[Problem]:
@@ -292,12 +250,7 @@ def _card(
 
 
 def _write(recipe: Recipe, model: Any, folder: Path, card: dict[str, Any]) -> None:
-    try:
-        model.save_pretrained(folder)
-        tokenizer().save_pretrained(folder)
-        (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"cannot write {folder}: {error}; choose another folder") from error
+    save_folder(model, tokenizer(), folder)
     beside = folder / "train.yaml"
     if not beside.exists() or read_recipe(beside) != recipe:
         write_text(beside, yaml.safe_dump(recipe.model_dump(exclude_unset=True), sort_keys=False))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from interp.estimates import Estimate
@@ -21,3 +23,9 @@ def percent(estimate: Estimate) -> str:
 def claim_of(best: Chosen, **words: Any) -> Claim:
     """A claim on what was chosen on one half and estimated on the other."""
     return Claim(effect=best.effect, control=best.control, difference=best.difference, **words)
+
+
+def folder_name(model: str) -> str:
+    """A plain name for the folder of a model's results, whatever path or hub name the model has."""
+    name = Path(model).resolve().name if Path(model).exists() else model.rsplit("/", 1)[-1]
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"

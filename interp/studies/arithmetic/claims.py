@@ -20,9 +20,9 @@ from interp.estimates import (
 )
 from interp.evidence import Claim
 from interp.studies.arithmetic.part_claims import part_claims
-from interp.studies.arithmetic.words import CONFIRMED, claim_of, percent
 from interp.studies.pictures import untrained_scores
 from interp.studies.study import Results
+from interp.studies.words import CONFIRMED, claim_of, percent
 from interp.workflows.selection import (
     Chosen,
     best_patch,

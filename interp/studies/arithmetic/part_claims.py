@@ -14,8 +14,8 @@ from interp.evidence import Claim
 from interp.studies.arithmetic.learning import learning_claims
 from interp.studies.arithmetic.probes import carry_probes
 from interp.studies.arithmetic.subject import OPERATORS
-from interp.studies.arithmetic.words import CONFIRMED, claim_of, percent
 from interp.studies.study import Results
+from interp.studies.words import CONFIRMED, claim_of, percent
 from interp.workflows.discovery import Discovery
 from interp.workflows.selection import best_probe, costliest, own_and_others
 

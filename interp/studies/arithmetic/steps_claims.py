@@ -8,8 +8,8 @@ import numpy as np
 
 from interp.estimates import difference, halves, mean, mean_value, proportion, share_change
 from interp.evidence import Claim
-from interp.studies.arithmetic.words import CONFIRMED, percent
 from interp.studies.study import Results
+from interp.studies.words import CONFIRMED, percent
 
 Found = Mapping[str, Mapping[str, Results]]
 

@@ -11,9 +11,10 @@ from interp.studies.arithmetic.answers import answers
 from interp.studies.arithmetic.basics import _example_pairs
 from interp.studies.arithmetic.parts import splits
 from interp.studies.arithmetic.probes import carry_probes, probing_step
-from interp.studies.arithmetic.seeds import side_by_side, survives
+from interp.studies.arithmetic.seeds import survives
 from interp.studies.arithmetic.subject import ArithmeticSubject, common_task, read_card
 from interp.studies.settings import Settings
+from interp.studies.side_by_side import side_by_side
 
 
 def subject(name="arithmetic-add3", **settings):
