@@ -276,7 +276,7 @@ def compare_command(
 def train_command(
     recipe: Annotated[Path, typer.Argument(help="A recipe as YAML, for instance data/models/NAME/train.yaml.")],
     output_dir: Annotated[Path | None, typer.Option(help="Folder of the model; by default runs/NAME.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the recipe's seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
     device: Device = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -357,7 +357,7 @@ def data_arithmetic(
     carries: Annotated[CarriesName, typer.Option(help="uniform, or rich in chains of carries.")] = CarriesName.uniform,
     split: Annotated[SplitName, typer.Option(help="Splits share no problem, in either order.")] = SplitName.all,
     pairs: Annotated[PairsName | None, typer.Option(help="Minimal pairs of this kind instead of problems.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same file.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same file.")] = 0,
 ) -> None:
     """Arithmetic problems with roles, carries and sub-tasks, or minimal pairs of them."""
     from interp.datasets.arithmetic_files import write_arithmetic

@@ -16,6 +16,7 @@ CONFIRMED = "chosen among {} on one half of the problems, estimated on the other
 def percent(estimate: Estimate) -> str:
     """A share for a sentence; a decimal more where rounding would make it all or nothing."""
     share = float(estimate.value)
+    share = 0.0 if abs(share) < 5e-4 else share  # no minus before a zero
     near = 0 < abs(share) < 0.005 or 0.995 <= share < 1
     return f"{share:.1%}" if near else f"{round(100 * share) + 0:d}%" if share == share else "–"
 
