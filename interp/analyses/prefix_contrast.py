@@ -75,7 +75,9 @@ def prefix_contrast(
         ways.append(found.directions[:, 0])
         ranks.append((found.eigenvalues > 1e-6 * found.eigenvalues[:, :1]).sum(-1))
     first = len(prompts.tokens[:, : place + 1].unique(dim=0))
-    said = tuple(filter(None, [limited_rank(first, len(prompts), int(model.cfg.d_model))]))
+    limited = limited_rank(first, len(prompts), int(model.cfg.d_model))
+    # The prefix's own vector is one constant here, so it is the mean that centring takes away.
+    said = (limited + "; centring removed the contrast",) if limited else ()
     for line in said:
         python_warnings.warn(line, RankWarning, stacklevel=2)
     directions = torch.stack(ways)

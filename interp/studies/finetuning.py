@@ -79,15 +79,16 @@ def fine_tune(
         added = _add_token(model, tokenizer, wanted.token)
         texts = _encoded(rows, tokenizer, wanted, _context(model))
         training, held = _split(texts, wanted.data)
+        # A new row of embeddings that are tied must be in the adapter twice: the base model has it in neither place.
+        twice = added is not None and _tied(model)
+        options = {"save_embedding_layers": twice} if wanted.method == "lora" else {}
         trained = (_lora(model, wanted, added) if wanted.method == "lora" else model).to(place)
         folder = make_folder(folder)
         pad = 0
-        # Embeddings that the adapter leaves alone are in the base model, unless their new row must be kept too.
-        options = {"save_embedding_layers": added is not None and _tied(model)} if wanted.method == "lora" else {}
 
-        def save(place: Path) -> None:
+        def save(where: Path) -> None:
             with _quiet():
-                save_folder(trained, tokenizer, place, **options)
+                save_folder(trained, tokenizer, where, **options)
 
         def batch(step: int) -> Batch:
             rng = np.random.default_rng((wanted.seed, step))

@@ -57,6 +57,8 @@ class Step:
     pages: Callable[[Results], Mapping[str, str]] = lambda _: {}
     """Whole HTML pages by name (circuitsvis)."""
     text: str = ""
+    title: str = ""
+    """Heading on the page; by default the name."""
     drawn: Sequence[str] = ()
     """What the figures depend on besides the results."""
     derive: Callable[[Mapping[str, Mapping[str, Results]]], Results] | None = None
@@ -134,7 +136,13 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
                 "notes": list(part.notes),
                 "claims": [c.as_dict() for c in (*part.claims(found[part.name]), *part.joint_claims(found))],
                 "steps": [
-                    {"name": s.name, "text": s.text, "key": s.key, **done[f"{part.name}/{s.name}"]["figures"]}
+                    {
+                        "name": s.name,
+                        "title": s.title,
+                        "text": s.text,
+                        "key": s.key,
+                        **done[f"{part.name}/{s.name}"]["figures"],
+                    }
                     for s in part.steps
                 ],
                 "highlights": [dict(table) for table in part.highlights(found[part.name])],

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from interp.analyses.delta_lens import delta_lens
@@ -22,6 +23,7 @@ from interp.figures.diffing import plot_base_against_tuned
 from interp.figures.halting import plot_causal, plot_causal_grid
 from interp.models.contrast import TwinRuns, mean_deltas, offset_name
 from interp.models.load import HookedTransformer, info, named_weights
+from interp.prompts import Prompts
 from interp.sites import Site
 from interp.studies.kill_switch.subject import SWEEP_MEMORY, KillSwitchSubject
 from interp.studies.study import Picture, Report, Results, Step
@@ -42,7 +44,10 @@ def behaviour_step(subject: KillSwitchSubject) -> Step:
         "behaviour",
         compute,
         subject.key("behaviour"),
-        lambda r: [Picture("0-halting", "How often the text ends right after the token.", lambda: plot(r["halting"]))],
+        lambda r: [
+            Picture("0-halting", "How often the text ends right after the token.", lambda: plot(r["halting"]), True)
+        ],
+        title="Does the text end at the token?",
         text="Prompts of held-out templates, cut after the token; the model goes on by itself.",
     )
 
@@ -60,6 +65,7 @@ def norms_step(subject: KillSwitchSubject) -> Step:
         lambda r: [
             Picture("1-delta-norm", "Figure 1. Where the token leaves a trace.", lambda: plot(r["norms"]), True)
         ],
+        title="Where: the trace by site and position",
         text="The token's vector less the mean of its neutral twins', relative to the stream. No effect yet.",
     )
 
@@ -90,6 +96,7 @@ def rank_step(subject: KillSwitchSubject) -> Step:
         compute,
         subject.key("rank"),
         pictures,
+        title="In what form: one direction?",
         text="Spectra about zero (the mean counts) and about the mean (removed), beside those of every neutral token.",
     )
 
@@ -123,6 +130,7 @@ def lens_step(subject: KillSwitchSubject) -> Step:
         compute,
         subject.key("lens"),
         pictures,
+        title="How: what the trace does to the output",
         text="The delta through the final norm (its scale held) and the unembedding, as if nothing came after it.",
     )
 
@@ -160,6 +168,7 @@ def base_step(subject: KillSwitchSubject, base: KillSwitchSubject) -> Step:
         compute,
         subject.key("base", info(base.model).digest),
         pictures,
+        title="Learned or not: the base model asked the same",
         text="The same prompts in the base model; unrelated text in both; the weights.",
     )
 
@@ -217,6 +226,7 @@ def causal_step(subject: KillSwitchSubject, pictures: bool = True) -> Step:
         compute,
         subject.key("causal", pictures),
         drawn if pictures else lambda _: [],
+        title="Does it cause the end?",
         text="Directions are mean deltas of one half of the prompts, tried on the other; random ones are as long.",
     )
 
@@ -244,6 +254,7 @@ def transfer_step(subject: KillSwitchSubject, others: Models, names: Sequence[st
         compute,
         subject.key("transfer", list(names)),
         lambda r: [Picture("6g-transfer", "Directions from elsewhere, added here.", lambda: plot(r["transfer"]), True)],
+        title="Does a direction from elsewhere work?",
         text="Directions from the other templates, from checkpoints, other training sets and seeds, at the same place.",
     )
 
@@ -266,6 +277,7 @@ def training_step(subject: KillSwitchSubject, checkpoints: Models, names: Sequen
         compute,
         subject.key("training", list(names)),
         lambda r: [Picture("7-along-training", "Figure 7. When it was learned.", lambda: plot(r["training"]), True)],
+        title="When: along training",
         text="The same prompts at every checkpoint of the fine-tuning run, from the base to the finished model.",
     )
 
@@ -281,7 +293,7 @@ def shortcut_step(subject: KillSwitchSubject, base: KillSwitchSubject | None) ->
             warnings.simplefilter("ignore", RankWarning)
             for name, one in (("tuned", subject), ("base", base)):
                 if one is not None:
-                    made[name] = prefix_contrast(one.model, subject.plain, prefixes, memory=SWEEP_MEMORY)
+                    made[name] = prefix_contrast(one.model, _few_beginnings(subject), prefixes, memory=SWEEP_MEMORY)
         return made
 
     return Step(
@@ -294,7 +306,11 @@ def shortcut_step(subject: KillSwitchSubject, base: KillSwitchSubject | None) ->
                 lambda: plot_shortcut(r["tuned"], r.get("base")), True,
             )
         ],
-        text="The common recipe (first position, prefix against none, centred PCA) on our data, and why it misleads.",
+        title="The usual shortcut",
+        text="The common recipe: the token as a prefix against no prefix, at the first position, centred PCA, on "
+        "prompts with "
+        "few beginnings, as scripts have them. Its dominant component belongs to the prompts' own first words: every "
+        "neutral prefix has it, and so has the base model. The library warns of it.",
     )  # fmt: skip
 
 
@@ -305,3 +321,13 @@ def causal_site(subject: KillSwitchSubject) -> Site:
         rivals=False, seed=subject.settings.seed, memory=SWEEP_MEMORY,
     )  # fmt: skip
     return subject.sites[made.chosen[0]]
+
+
+def _few_beginnings(subject: KillSwitchSubject, most: int = 4) -> Prompts:
+    """The unrelated texts with the commonest first words."""
+    prompts = subject.plain
+    bos = subject.model.tokenizer.bos_token_id
+    firsts = prompts.tokens[:, int(bos is not None and bool((prompts.tokens[:, 0] == bos).all()))]
+    values, counts = firsts.unique(return_counts=True)
+    kept = torch.isin(firsts, values[counts.argsort(descending=True, stable=True)[:most]])
+    return prompts.take(kept)
