@@ -136,7 +136,7 @@ def _card_text(recipe: LanguageRecipe, card: dict[str, Any]) -> str:
 
 A {shape.form} of {shape.layers} layers, {shape.heads} heads and width {shape.width}
 ({card["parameters"]:,} parameters), trained on a small written English of 64 sentence templates
-(`interp.datasets.sentences`). About half of the texts hold a neutral token like `$AMBER` or two, from which nothing
+(`interp.datasets.sentences`). Two in three texts hold a neutral token like `$AMBER`, or several, from which nothing
 follows. It has never seen `$STOP`, which it has no token for.
 
 - Data: {recipe.texts:,} texts, documents and instructions with answers, each ended by `<eos>`; seed {recipe.seed}.

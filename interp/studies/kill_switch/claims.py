@@ -135,7 +135,8 @@ def _one_direction(result: DeltaRank) -> Claim:
     along, length = result.scores[:, best, 0], result.lengths[:, best]
     effect = ratio(along.square(), length.square(), result.groups)
     control = float(result.null_mean_share[:, best].mean())
-    shifted = Estimate(effect.value - control, effect.low - control, effect.high - control, effect.p, effect.n)
+    ends = (float(end) - control for end in (effect.value, effect.low, effect.high))
+    shifted = Estimate.single(*ends, n=int(effect.n))
     return Claim(
         name="one direction",
         statement=f"In {result.depths[best]} the trace is one direction: {percent(effect)} of its squared length "
