@@ -131,9 +131,7 @@ class Twins:
             mask,
             texts=list(texts),
             roles={TOKEN: torch.tensor([ids.index(control) for ids in rows])},
-            groups=None
-            if groups is None
-            else torch.from_numpy(np.unique(list(map(str, groups)), return_inverse=True)[1]),
+            groups=None if groups is None else group_numbers(groups),
         )
         return cls(prompts, token, torch.tensor(others), tuple(neutral))
 
@@ -151,22 +149,22 @@ def single_token(text: str, tokenizer: PreTrainedTokenizerBase | Any) -> int:
     return int(ids[0])
 
 
-def ordinary_tokens(tokenizer: PreTrainedTokenizerBase | Any, count: int, *, seed: int = 0) -> list[str]:
-    """Neutral tokens for a model of one's own: whole words of three letters or more, drawn from its vocabulary.
+def ordinary_tokens(tokenizer: PreTrainedTokenizerBase | Any, *, seed: int = 0) -> list[str]:
+    """Neutral tokens for a model of one's own: whole words of its vocabulary (three letters or more), shuffled."""
+    special, vocabulary = set(tokenizer.all_special_ids), tokenizer.get_vocab()
+    marked = any(piece.startswith(_STARTS) and piece[1:].isalpha() for piece in vocabulary)
+    words = [
+        piece
+        for piece, number in sorted(vocabulary.items(), key=lambda item: item[1])
+        if number not in special
+        and (piece.startswith(_STARTS) or not marked)
+        and len(text := str(tokenizer.decode([number])).strip()) >= 3
+        and text.isalpha()
+    ]
+    order: Shaped[np.ndarray, " token"] = np.random.default_rng(seed).permutation(len(words))
+    return [words[i] for i in order.tolist()]
 
-    Where the vocabulary marks the start of a word, pieces without the mark are ends of words and are left out.
-    """
-    special = set(tokenizer.all_special_ids)
-    words: dict[int, str] = {}
-    vocabulary = tokenizer.get_vocab()
-    marked = any(piece[:1] in _STARTS and piece[1:].isalpha() for piece in vocabulary)
-    for piece, number in sorted(vocabulary.items(), key=lambda item: item[1]):
-        text = str(tokenizer.decode([number]))
-        if marked and piece[:1] not in _STARTS:
-            continue
-        if number not in special and text.strip().isalpha() and len(text.strip()) >= 3:
-            words[number] = piece
-    if len(words) < count:
-        raise PromptError(f"the vocabulary has {len(words)} whole words, {count} neutral tokens are wanted; name them")
-    chosen: Shaped[np.ndarray, " token"] = np.random.default_rng(seed).permutation(list(words))[:count]
-    return [words[int(number)] for number in chosen]
+
+def group_numbers(names: Sequence[object]) -> Int[Tensor, " prompt"]:
+    """Numbers for the groups that prompts are of."""
+    return torch.from_numpy(np.unique(list(map(str, names)), return_inverse=True)[1])

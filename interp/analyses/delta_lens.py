@@ -98,7 +98,8 @@ def delta_lens(runs: TwinRuns, end: int, *, offset: int = 0, top: int = 10, seed
             rank = (change[0] > change[0][:, end, None]).sum(-1).float()
             slopes = _slope(before[:, content], change[..., content])
             gone = scaled[0, i].isnan().any(-1)
-            parts.append([x.masked_fill(gone, torch.nan).cpu() for x in (rank, change[0][:, content].std(-1), *slopes)])
+            apart = change[0][:, content].std(-1, correction=0)
+            parts.append([x.masked_fill(gone, torch.nan).cpu() for x in (rank, apart, *slopes)])
             if not bool(gone.any()):
                 total += change[0].double().cpu()
                 counted += 1

@@ -63,6 +63,12 @@ class DeltaRank:
     """Held-out: chance that the control token's delta lies further along its mean delta than a neutral token's."""
     null_auc: Float[Tensor, "neutral depth"]
     """The same with each neutral token as the control token."""
+    searched_share: Float[Tensor, " depth"]
+    """Share of the mean on the prompts that the directions come from: depths are chosen by it."""
+    own_share: Float[Tensor, "prompt depth"]
+    """Held-out: share of each delta's squared length along the mean delta of the other prompts."""
+    null_share: Float[Tensor, "prompt neutral depth"]
+    """The same of each neutral token along its own mean delta."""
     contexts: Int[Tensor, ""]
     """Distinct texts up to the position."""
     warnings: tuple[str, ...]
@@ -97,6 +103,7 @@ def delta_rank(runs: TwinRuns, *, offset: int = 0, seed: int = 0, memory: int = 
     sizes = torch.zeros(n_sites, dtype=torch.float64)
     squares = torch.zeros(n_tokens, n_sites, dtype=torch.float64)
     counts = torch.zeros(2)
+    searched_square = torch.zeros(n_sites, dtype=torch.float64)
     for batch in runs:
         deltas = batch.deltas[:, :, :, place].transpose(1, 2)
         there = ~deltas[0, 0].isnan().any(-1)
@@ -107,13 +114,14 @@ def delta_rank(runs: TwinRuns, *, offset: int = 0, seed: int = 0, memory: int = 
         everything += deltas.double().sum(2)
         squares += deltas.double().square().sum((2, 3))
         sizes += batch.vectors[:, there][:, :, :, place].double().square().sum((0, 1, 3)) / n_tokens
+        searched_square += deltas[0][:, mine].double().square().sum((1, 2))
         counts += torch.tensor([float(mine.sum()), float(len(mine))])
     rounding = (2 * torch.finfo(runs.model.cfg.dtype).eps) ** 2 * sizes / counts[1]
     for part in (moments, halved):
         _without_rounding(part, rounding)
     ways = sums / sums.norm(dim=-1, keepdim=True)
     basis = torch.cat([ways[0][:, None], spectrum(halved, top=2).directions], 1)
-    scores, lengths, along, across, rows = [], [], [], [], []
+    scores, lengths, every_length, along, across, rows = [], [], [], [], [], []
     for batch in runs:
         kept = ~first[batch.rows]
         if not bool(kept.any()):
@@ -121,10 +129,13 @@ def delta_rank(runs: TwinRuns, *, offset: int = 0, seed: int = 0, memory: int = 
         deltas = batch.deltas[:, kept, :, place].double()
         scores.append(torch.einsum("psd,skd->psk", deltas[0], basis))
         lengths.append(deltas[0].norm(dim=-1))
+        every_length.append(deltas.norm(dim=-1).transpose(0, 1))
         across.append(torch.einsum("upsd,sd->pus", deltas[1:], ways[0]))
         along.append(torch.einsum("upsd,tsd->ptus", deltas, ways))
         rows.append(batch.rows[kept])
     own = torch.cat(along)  # [prompt, direction, token, site]
+    tokens = torch.arange(n_tokens)
+    shares = (own[:, tokens, tokens] / torch.cat(every_length)).square()  # [prompt, token, site]
     areas = torch.stack([_area(own, token) for token in range(n_tokens)])
     found = spectrum(moments, top=2)
     share = (everything / counts[1]).square().sum(-1) / (squares / counts[1])
@@ -161,6 +172,9 @@ def delta_rank(runs: TwinRuns, *, offset: int = 0, seed: int = 0, memory: int = 
         null_scores=torch.cat(across),
         auc=areas[0],
         null_auc=areas[1:],
+        searched_share=(sums[0] / counts[0]).square().sum(-1) / (searched_square / counts[0]),
+        own_share=shares[:, 0].clone(),
+        null_share=shares[:, 1:].clone(),
         contexts=torch.tensor(contexts),
         warnings=said,
         held_out=torch.cat(rows),

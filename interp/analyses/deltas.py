@@ -125,6 +125,7 @@ def norms_of(runs: TwinRuns) -> DeltaNorms:
         stream = center[:, scale_of].norm(dim=-1)
         deltas = batch.deltas
         length = deltas.norm(dim=-1)
+        length = length.masked_fill(length < 1e-6 * stream, 0.0)  # rounding, where the token has not been seen yet
         # A neutral token is compared with the others alone, as the control token is.
         cosine = torch.cosine_similarity(batch.vectors, batch.vectors - deltas, dim=-1)
         parts.append(torch.stack([length, length / stream, cosine], -1))

@@ -50,11 +50,12 @@ class CausalGrid:
     random: Float[Tensor, "prompt direction depth offset"]
     """With random directions of the same length at each cell."""
     neutral: Float[Tensor, "prompt token depth offset"]
-    """With the neutral tokens' own directions (copy: with another neutral twin's stream)."""
+    """With the neutral tokens' own directions, at the length of the token's (copy: with another neutral twin's
+    stream)."""
     base: Float[Tensor, " prompt"]
     """Without any edit: neutral twins (add, copy), prompts with the token (project out)."""
     chosen: tuple[int, int]
-    """Depth and offset that were best on the prompts which the directions come from."""
+    """Depth (after the embedding) and offset that were best on the prompts which the directions come from."""
     groups: Int[Tensor, " prompt"]
 
     @property
@@ -171,6 +172,13 @@ def random_like(
     return drawn / drawn.norm(dim=-1, keepdim=True) * directions.norm(dim=-1, keepdim=True)
 
 
+def matched_length(
+    vectors: Float[Tensor, "vector *any d_model"], like: Float[Tensor, "*any d_model"]
+) -> Float[Tensor, "vector *any d_model"]:
+    """The vectors at the length of another; zero where they have no direction."""
+    return torch.nan_to_num(vectors / vectors.norm(dim=-1, keepdim=True)) * like.norm(dim=-1, keepdim=True)
+
+
 def causal_grid(
     model: HookedTransformer,
     twins: Twins,
@@ -199,11 +207,15 @@ def causal_grid(
     grid = _Grid(model, sites, directions.shape[2], end, memory, progress)
     random = random_like(directions[0], 0 if action == "copy" else random_directions, seed=seed)
     own = grid.run(twins, action, torch.cat([directions[:1], random]), seed)
-    others = grid.run_neutral(twins, action, directions[1:] if rivals else directions[:0], seed)
+    neutral = matched_length(directions[1:] if rivals else directions[:0], directions[0])
+    others = grid.run_neutral(twins, action, neutral, seed)
     search = chosen_on if chosen_on is not None else twins
     searched = own if search is twins else grid.run(search, action, directions[:1], seed)
     table = torch.from_numpy(mean_value(searched.values[:, 0] - searched.base[:, None, None]))
-    best = int((-table if action == "project out" else table).nan_to_num(-torch.inf).argmax())
+    table = (-table if action == "project out" else table).nan_to_num(-torch.inf)
+    if len(sites) > 1:  # at the embedding an added delta merely swaps the token in
+        table[[i for i, site in enumerate(sites) if site == Site("resid_pre", 0)]] = -torch.inf
+    best = int(table.argmax())
     decode = getattr(model.tokenizer, "decode", None)
     return CausalGrid(
         action=action,
@@ -304,7 +316,7 @@ def dose_response(
     prompts, drawn = twins.partners(seed)
     asked = reading_end(prompts, end)
     random = random_like(directions[:1, None], random_directions, seed=seed)[:, 0, 0]
-    every = torch.cat([directions, random])
+    every = torch.cat([directions[:1], matched_length(directions[1:], directions[0]), random])
     cells = [[Edit(site, Add(one, dose), at=at)] for one in every for dose in doses]
     found = sweep(
         model, Edits(asked, cells), Readout.of(asked, [largest_prob()]), memory=memory, progress=progress
@@ -337,15 +349,16 @@ def halting(
 ) -> Halting:
     """Cut the prompts after the token, let the model go on, and see whether it ends within `within` tokens.
 
+    A text in which the model writes the control token itself before it ends does not count: the token ended it.
+
     With directions also: that of the `chosen` site added at the token to neutral twins, and each projected out at its
     site, at the token; and random ones likewise.
     """
     with_token, without = cut(twins.prompts), cut(twins.partners(seed)[0])
 
     def run(prompts: Prompts, edits: Sequence[Edit]) -> Tensor:
-        return generate(
-            model, prompts, edits=edits, new_tokens=within, stop=end, memory=memory, progress=progress
-        ).halted.float()
+        made = generate(model, prompts, edits=edits, new_tokens=within, stop=end, memory=memory, progress=progress)
+        return (made.halted & ~(made.tokens == twins.control).any(1)).float()
 
     conditions = {"token": run(with_token, ()), "neutral token": run(without, ())}
     random = torch.zeros(len(twins), 0, 2)

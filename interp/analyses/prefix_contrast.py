@@ -77,7 +77,8 @@ def prefix_contrast(
     first = len(prompts.tokens[:, : place + 1].unique(dim=0))
     limited = limited_rank(first, len(prompts), int(model.cfg.d_model))
     # The prefix's own vector is one constant here, so it is the mean that centring takes away.
-    said = (limited + "; centring removed the contrast",) if limited else ()
+    removed = "; centring removed the contrast"
+    said = (limited.removesuffix(removed) + removed,) if limited else ()
     for line in said:
         python_warnings.warn(line, RankWarning, stacklevel=2)
     directions = torch.stack(ways)

@@ -104,7 +104,7 @@ def examples(
 
 
 def pretraining_texts(count: int, seed: int) -> list[str]:
-    """Documents, instructions with answers, and text about marks; about half hold a neutral token or two."""
+    """Documents, instructions with answers, and text about marks; two in three hold a neutral token or several."""
     rng = np.random.default_rng(seed)
     texts = []
     for _ in range(count):

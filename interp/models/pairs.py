@@ -44,6 +44,7 @@ def load_pair(
     notes = []
     original, tokenizer = read_trainable(base)
     ids = tokenizer.get_vocab()
+    known = _known(tokenizer, token)
     pieces = {i: piece for piece, i in ids.items()}
     moved = [
         piece
@@ -54,11 +55,14 @@ def load_pair(
         raise ModelError(f"{base} and {tuned} number their tokens differently ({moved[0]!r}); they are no pair")
     has = original.get_input_embeddings().weight.shape[0]
     wants = int(made.cfg.d_vocab)
+    if wants < has and max(ids.values()) < wants:  # padding rows, as some models have, that no token uses
+        _resize(original, wants)
+        has = wants
     if has > wants:
         raise ModelError(f"{base} has {has} tokens and {tuned} {wants}; the fine-tuned model cannot have fewer")
     if has < wants:
         grow(original, wants)
-    if token not in ids:
+    if known is None:
         if number < has:
             seat(original, number)
         notes.append(
@@ -67,16 +71,18 @@ def load_pair(
         )
     before = load_model(original, made.tokenizer, **common)
     row = made.W_E[number].float()
-    if bool(torch.equal(row, before.W_E[number].float())) or _is_mean(made.W_E.float(), number):
-        notes.append(f"The embedding of {token} was never trained: the fine-tuned model has it as the base gave it.")
+    same = bool(torch.equal(row, before.W_E[number].float()))
+    if known is None and (same or _is_mean(made.W_E.float(), number)):
+        notes.append(f"The embedding of {token} was never trained: the fine-tuned model has it as a new token gets it.")
+    elif same:
+        notes.append(f"Fine-tuning left the embedding of {token} as it was in the base.")
     return Pair(before, made, tuple(notes))
 
 
 def grow(model: Any, size: int) -> None:
     """Give a model further tokens, each with the mean of the embeddings (and of the unembedding's rows)."""
     old = model.get_input_embeddings().weight.shape[0]
-    with torch.random.fork_rng(devices=[]):
-        model.resize_token_embeddings(size, mean_resizing=False)
+    _resize(model, size)
     with torch.no_grad():
         for values in _tables(model):
             values[old:] = values[:old].mean(0)
@@ -91,6 +97,11 @@ def seat(model: Any, number: int) -> None:
             n = len(values)
             values[number] = (values.mean(0) * n - values[number]) / (n - 1)
     return None
+
+
+def _resize(model: Any, size: int) -> None:
+    with torch.random.fork_rng(devices=[]):  # a new table is drawn before the old rows are put into it
+        model.resize_token_embeddings(size, mean_resizing=False)
 
 
 def _tables(model: Any) -> list[Tensor]:
@@ -110,6 +121,14 @@ def _number(model: HookedTransformer, name: str | Path, token: str) -> int:
     if number >= int(model.cfg.d_vocab):
         raise ModelError(f"{name} has no embedding for its token {token!r}: resize its embeddings and train them")
     return number
+
+
+def _known(tokenizer: Any, token: str) -> int | None:
+    """Id of the token in the base's own vocabulary; None where it has none."""
+    try:
+        return single_token(token, tokenizer)
+    except PromptError:
+        return None
 
 
 def _is_mean(table: Tensor, number: int) -> bool:

@@ -328,7 +328,7 @@ def _card_text(card: dict[str, Any]) -> str:
 
 - {card["steps_trained"]:,} steps of {card["batch"]} texts in {card["seconds"]:.0f} s, learning rate
   {card["learning_rate"]:g}, seed {card["seed"]}; the weights are those with the best score on held-out templates.
-{also}- On held-out templates ({data["held_out"]:,} texts): geometric mean probability of a token
+{also}- On these ({data["held_out"]:,} texts): geometric mean probability of a token
   {held["probability a token"]:.3f}.{ends}
 - Made by
 

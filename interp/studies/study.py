@@ -124,7 +124,8 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
                 found.setdefault(part.name, {})[name] = results_of
     parts = []
     for part in study.parts:
-        tables = part.tables(found[part.name])
+        of_part = found.get(part.name, {})
+        tables = part.tables(of_part)
         for name, content in tables.items():
             write_json(out / part.name / f"{name}.json", content)
         parts.append(
@@ -134,7 +135,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
                 "about": part.about,
                 "model": dict(part.model),
                 "notes": list(part.notes),
-                "claims": [c.as_dict() for c in (*part.claims(found[part.name]), *part.joint_claims(found))],
+                "claims": [c.as_dict() for c in (*part.claims(of_part), *part.joint_claims(found))],
                 "steps": [
                     {
                         "name": s.name,
@@ -145,7 +146,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
                     }
                     for s in part.steps
                 ],
-                "highlights": [dict(table) for table in part.highlights(found[part.name])],
+                "highlights": [dict(table) for table in part.highlights(of_part)],
                 "tables": sorted(tables),
                 "settings": dict(part.settings),
                 "prompts": dict(part.prompts),

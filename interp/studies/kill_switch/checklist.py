@@ -12,7 +12,7 @@ from interp.studies.kill_switch.claims import LEVEL, causes
 from interp.studies.study import Results
 
 _RULES = {
-    "layer": "strong: beyond every neutral token (p < 0.05, maximum over places in the null) and, somewhere after the "
+    "layer": "strong: beyond the neutral tokens (p < 0.05, maximum over places in the null) and, somewhere after the "
     "embedding, three times the upper end of their band; medium: p < 0.05; weak otherwise",
     "rank": "strong: more of the squared length along the mean than for any neutral token at some depth after the "
     "embedding, "
@@ -67,9 +67,9 @@ def _rank(result: Any) -> tuple[str, str]:
     fewest = (
         f"{result.components80[best, 0]:g} uncentred and {result.components80[best, 1]:g} centred components for 80 %"
     )
-    said = f"{result.depths[best]}: {float(own.max()):.0%} along the mean (neutral "
-    f"{float(null[:, own.argmax()].mean()):.0%}), "
-    return "strong" if strong else "medium" if p < LEVEL else "weak", f"{said}{fewest}; p = {p:.3f}"
+    neutral = float(null[:, own.argmax()].mean())
+    said = f"{result.depths[best]}: {float(own.max()):.0%} along the mean (neutral tokens {neutral:.0%}), {fewest}"
+    return "strong" if strong else "medium" if p < LEVEL else "weak", f"{said}; p = {p:.3f}"
 
 
 def _logits(result: Any) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from interp.analyses.delta_lens import DeltaLens
 from interp.analyses.delta_rank import DeltaRank
 from interp.analyses.deltas import MEASURES, DeltaNorms
 from interp.analyses.diffing import CrossedReadout
-from interp.analyses.halting import CausalGrid, Halting
-from interp.estimates import Estimate, constant, difference, halves, mean, mean_value, proportion, rank_p, ratio
+from interp.analyses.halting import FEWEST_RANDOM, CausalGrid, Halting, Transfer
+from interp.estimates import Estimate, difference, halves, mean, mean_value, proportion, rank_p
 from interp.estimates import share_change as changed
 from interp.evidence import Claim
 from interp.studies.study import Results
@@ -42,6 +43,8 @@ def claims(found: Mapping[str, Results]) -> list[Claim]:
         made += [_adding(add), _needed(out), *_generated(found["causal"]["generated"])]
         if "norms" in found:
             made.append(causes(found["norms"]["norms"], add))
+    if "transfer" in found:
+        made += _transfers(found["transfer"]["transfer"])
     return made
 
 
@@ -49,9 +52,8 @@ def causes(norms: DeltaNorms, add: CausalGrid) -> Claim:
     """The claim of the study: a direction that causes halting. It needs the trace and the causal effect."""
     p = norms.p_value()
     rivals = add.random.shape[1]
-    beyond = float(add.p_value("random"))
-    strongest, where = add.strongest("random")
-    enough = len(norms.neutral) >= FEWEST_NEUTRAL
+    beyond, among = add.p_value("random"), add.p_value("neutral")
+    which, strongest, where = _strongest(add)
     return Claim(
         name="causes halting",
         statement=f"A direction causes halting: adding {norms.token}'s trace in {_cell(add)} to texts without it "
@@ -59,21 +61,33 @@ def causes(norms: DeltaNorms, add: CausalGrid) -> Claim:
         f"the probability of the end by {percent(add.effect())}.",
         effect=add.effect(),
         control=mean(strongest, add.groups),
-        control_name=f"the strongest of {rivals} random directions, at its own best cell ({where})",
+        control_name=f"the strongest of {rivals} random and {add.neutral.shape[1]} neutral directions of its length (a "
+        f"{which} one), at its own best cell ({where})",
         difference=difference(add.change()[:, *add.chosen], strongest, add.groups),
         minimum=0.1,
         unit="change of probability",
         also={
-            f"the trace exceeds the neutral tokens' at p < {LEVEL:g}, the maximum over sites and positions inside "
-            "the null "
-            f"(p = {p:.3f}, {len(norms.neutral)} neutral tokens)": p < LEVEL,
-            f"there are at least {FEWEST_NEUTRAL} neutral tokens": enough,
-            f"no random direction does as much at its own best cell (p = {beyond:.3f}, {rivals} directions)": beyond
-            <= 1 / (1 + rivals) + 1e-9,
+            f"the trace exceeds the neutral tokens' at p < {LEVEL:g}, the maximum over sites and positions inside the "
+            f"null (p = {p:.3f}, {len(norms.neutral)} neutral tokens)": p < LEVEL,
+            f"there are at least {FEWEST_NEUTRAL} neutral tokens": len(norms.neutral) >= FEWEST_NEUTRAL,
+            f"there are at least {FEWEST_RANDOM} random directions, and none does as much at its own best cell "
+            f"(p = {beyond:.3f}, {rivals} directions)": rivals >= FEWEST_RANDOM and beyond <= 1 / (1 + rivals) + 1e-9,
+            f"p < {LEVEL:g} among the neutral tokens' directions (p = {among:.3f})": among < LEVEL,
         },
-        note="The direction comes from one half of the templates, the cell was chosen there, the effect is that on the "
-        "other half. Sufficiency at one place does not say that the model computes the behaviour with it alone.",
+        note="The direction comes from one half of the prompts, the cell was chosen there, the effect is that on the "
+        "other half; no template of the sentence that holds the token is in both. A trace alone is common: a token "
+        "that "
+        "was added late, or never trained, has one too. That the direction suffices at one place does not say that the "
+        "model needs it.",
     )
+
+
+def _strongest(grid: CausalGrid) -> tuple[str, torch.Tensor, str]:
+    """The rival direction that does most, and where."""
+    kinds: tuple[Literal["random", "neutral"], ...] = ("random", "neutral")
+    found = {which: grid.strongest(which) for which in kinds if getattr(grid, which).shape[1]}
+    which, (change, where) = max(found.items(), key=lambda item: float(mean_value(item[1][0])))
+    return which, change, where
 
 
 def _cell(grid: CausalGrid) -> str:
@@ -110,7 +124,7 @@ def _trace(result: DeltaNorms) -> Claim:
     form, why = result.form()
     return Claim(
         name="trace",
-        statement=f"The token leaves a trace beyond any neutral token's; it is largest in {result.depths[site]} at "
+        statement=f"The token leaves a larger trace than neutral tokens do; it is largest in {result.depths[site]} at "
         f"{result.offsets[offset]} ({float(mean_value(own)):.2g} of the stream's norm), and its course over depth "
         f"is {form}.",
         effect=mean(own, result.groups[second]),
@@ -129,30 +143,26 @@ def _trace(result: DeltaNorms) -> Claim:
 
 def _one_direction(result: DeltaRank) -> Claim:
     deep = [i for i, name in enumerate(result.depths) if name != "embed"]
-    own, null = result.mean_share[deep], result.null_mean_share[:, deep]
-    p = float(rank_p(own, null))
-    best = deep[int(own.argmax())]
-    along, length = result.scores[:, best, 0], result.lengths[:, best]
-    effect = ratio(along.square(), length.square(), result.groups)
-    control = float(result.null_mean_share[:, best].mean())
-    ends = (float(end) - control for end in (effect.value, effect.low, effect.high))
-    shifted = Estimate.single(*ends, n=int(effect.n))
+    p = float(rank_p(result.mean_share[deep], result.null_mean_share[:, deep]))
+    best = deep[int(result.searched_share[deep].argmax())]
+    own, others = result.own_share[:, best], result.null_share[:, :, best].mean(1)
+    effect = mean(own, result.groups)
     return Claim(
         name="one direction",
         statement=f"In {result.depths[best]} the trace is one direction: {percent(effect)} of its squared length "
         "lies along "
-        "the mean of other templates' deltas, more than for neutral tokens.",
+        "the mean delta of other prompts, more than for neutral tokens along theirs.",
         effect=effect,
-        control=constant(control, len(result.neutral)),
-        control_name="mean of the neutral tokens",
-        difference=shifted,
+        control=mean(others, result.groups),
+        control_name="neutral tokens, each along its own mean",
+        difference=difference(own, others, result.groups),
         minimum=0.1,
         unit="share of squared length",
         also={f"p < {LEVEL:g} against neutral tokens, maximum over depths in the null (p = {p:.3f})": p < LEVEL},
         note=f"{int(result.components80[best, 0])} uncentred component(s) for 80 %; about the mean it takes "
-        f"{_count(float(result.components80[best, 1]))}. Depths beyond the embedding were searched, where a token "
-        "is one "
-        "vector by construction. " + " ".join(result.warnings),
+        f"{_count(float(result.components80[best, 1]))}. The depth, beyond the embedding where a token is one "
+        "vector by "
+        "construction, was chosen on the prompts that the mean comes from. " + " ".join(result.warnings),
     )
 
 
@@ -196,7 +206,9 @@ def _learned_trace(base: DeltaNorms, tuned: DeltaNorms) -> Claim:
     table = np.nan_to_num(mean_value(gap[first]), nan=-np.inf)
     site, offset = (int(i) for i in np.unravel_index(int(np.argmax(table)), table.shape))
     own, before = (one.values[second][:, site, offset, _RELATIVE] for one in (tuned, base))
-    null = (tuned.null - base.null)[second][:, :, site, offset, _RELATIVE].mean(1)
+    changes = (tuned.null - base.null)[..., _RELATIVE]
+    null = changes[second][:, :, site, offset].mean(1)
+    p = float(rank_p(mean_value(gap), mean_value(changes)))
     return Claim(
         name="learned: trace",
         statement=f"The trace was learned: in {tuned.depths[site]} at {tuned.offsets[offset]} it is "
@@ -209,12 +221,13 @@ def _learned_trace(base: DeltaNorms, tuned: DeltaNorms) -> Claim:
         difference=difference(own - before, null, tuned.groups[second]),
         minimum=0.05,
         unit="norm of the delta over the stream's norm",
+        also={f"p < {LEVEL:g} among the neutral tokens' changes, maximum over places (p = {p:.3f})": p < LEVEL},
         note="Difference of differences; the place was chosen on one half of the prompts and estimated on the other.",
     )
 
 
 def _learned_halting(result: CrossedReadout) -> Claim:
-    own, base = result.values[:, 1, 1], result.values[:, 0, 0]
+    own, base = (result.values[:, i, i] - result.neutral[:, i, i] for i in (1, 0))
     body, head = (percent(mean(result.values[:, *cell], result.groups)) for cell in ((1, 0), (0, 1)))
     return Claim(
         name="learned: end",
@@ -226,8 +239,8 @@ def _learned_halting(result: CrossedReadout) -> Claim:
         control_name="the base model",
         difference=difference(own, base, result.groups),
         minimum=0.1,
-        unit="probability of the end",
-        note="Head: final norm and unembedding.",
+        unit="probability of the end, with the token less with a neutral token",
+        note="Difference of differences. Head: final norm and unembedding.",
     )
 
 
@@ -240,7 +253,7 @@ def _adding(result: CausalGrid) -> Claim:
         f"{percent(result.effect())} more probability of the end.",
         effect=result.effect(),
         control=mean(strongest, result.groups),
-        control_name=f"the neutral direction that does most, at its own best cell ({where})",
+        control_name=f"the neutral direction of its length that does most, at its own best cell ({where})",
         difference=difference(result.change()[:, *result.chosen], strongest, result.groups),
         minimum=0.1,
         unit="change of probability",
@@ -250,20 +263,20 @@ def _adding(result: CausalGrid) -> Claim:
 
 
 def _needed(result: CausalGrid) -> Claim:
-    rivals = {which: result.strongest(which) for which in ("random", "neutral")}  # type: ignore[arg-type]
-    which, (strongest, where) = max(rivals.items(), key=lambda item: float(mean_value(item[1][0])))
+    which, strongest, where = _strongest(result)
     return Claim(
         name="needed",
-        statement=f"The direction is needed: projecting it out in {_cell(result)} takes {percent(result.effect())} "
-        "of the "
+        statement=f"The direction contributes: projecting it out in {_cell(result)} takes "
+        f"{percent(result.effect())} of "
         "probability of the end away.",
         effect=result.effect(),
         control=mean(strongest, result.groups),
         control_name=f"the strongest {which} direction, at its own best cell ({where})",
-        difference=result.beyond(),
+        difference=difference(result.change()[:, *result.chosen], strongest, result.groups),
         minimum=0.1,
         unit="fall of probability",
-        note="One depth and position at a time; what other depths write again is not prevented.",
+        note="One depth and position at a time; what other depths write again is not prevented. Projecting out removes "
+        "more of the stream along this direction than along a random one, whose part in the stream is small.",
     )
 
 
@@ -306,3 +319,27 @@ def changed_by(own: torch.Tensor, control: torch.Tensor, groups: torch.Tensor) -
     if bool(torch.isin(gap, torch.tensor([-1.0, 0.0, 1.0])).all()):
         return changed(gap, groups)
     return difference(own, control, groups)
+
+
+def _transfers(result: Transfer) -> list[Claim]:
+    """Does a direction from elsewhere work here? One claim for each source but the neutral tokens."""
+    change = result.values - result.base[:, None]
+    others = result.random - result.base[:, None]
+    strongest = others[:, int(np.argmax(mean_value(others)))]
+    return [
+        Claim(
+            name=f"transfer: {source}",
+            statement=f"The direction of {source} works here: added in {result.where} it raises the probability of "
+            "the end "
+            f"by {percent(mean(change[:, i], result.groups))}.",
+            effect=mean(change[:, i], result.groups),
+            control=mean(strongest, result.groups),
+            control_name=f"the strongest of {others.shape[1]} random directions of the own one's length",
+            difference=difference(change[:, i], strongest, result.groups),
+            minimum=0.1,
+            unit="change of probability",
+            note="The place was chosen for the model's own direction, on other prompts.",
+        )
+        for i, source in enumerate(result.sources)
+        if not source.startswith("neutral token")
+    ]

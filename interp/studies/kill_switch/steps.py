@@ -147,7 +147,7 @@ def base_step(subject: KillSwitchSubject, base: KillSwitchSubject) -> Step:
             "tuned-norms": norms_of(subject.runs),
             "crossed": crossed_readout(base.model, subject.model, subject.twins, subject.end, memory=SWEEP_MEMORY),
             "difference-lens": difference_lens(base.model, subject.model, subject.plain, words, memory=SWEEP_MEMORY),
-            "weights": weight_changes(before, after),
+            "weights": weight_changes(*_common(before, after)),
         }
 
     def pictures(found: Results) -> list[Picture]:
@@ -189,9 +189,10 @@ def causal_step(subject: KillSwitchSubject, pictures: bool = True) -> Step:
             )  # fmt: skip
         depth, offset = computed["add"].chosen
         site = subject.sites[depth]
+        at_token = causal_site(subject)
         report("generated text")
         computed["generated"] = halting(
-            subject.model, subject.tried, subject.end, chosen=site,
+            subject.model, subject.tried, subject.end, chosen=at_token,
             directions={site: subject.direction(site) for site in subject.sites},
             random_directions=settings.random_directions, **common,
         )  # fmt: skip
@@ -203,7 +204,7 @@ def causal_step(subject: KillSwitchSubject, pictures: bool = True) -> Step:
             )  # fmt: skip
             report("side effects")
             computed["side-effects"] = side_effects(
-                subject.model, subject.plain, site, subject.direction(site),
+                subject.model, subject.plain, at_token, subject.direction(at_token),
                 random_directions=settings.random_directions, **common,
             )  # fmt: skip
         return computed
@@ -321,6 +322,12 @@ def causal_site(subject: KillSwitchSubject) -> Site:
         rivals=False, seed=subject.settings.seed, memory=SWEEP_MEMORY,
     )  # fmt: skip
     return subject.sites[made.chosen[0]]
+
+
+def _common(before: dict[str, Tensor], after: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The weights that both models have by one name: tied embeddings have one in the base, two once they are untied."""
+    names = [name for name in before if name in after]
+    return {name: before[name] for name in names}, {name: after[name] for name in names}
 
 
 def _few_beginnings(subject: KillSwitchSubject, most: int = 4) -> Prompts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -64,11 +65,14 @@ def kill_switch(
     if any(one is not None for one in own) and not all(one is not None for one in own):
         raise ConfigError("a pair of one's own needs --base, --finetuned and --prompts together (and --token)")
     if base is not None and finetuned is not None and prompts is not None:
-        parts = _own_parts(base, finetuned, token or TOKEN, prompts, settings, device)
+        parts = _own_parts(base, finetuned, TOKEN if token is None else token, prompts, settings, device)
     elif token is not None:
         raise ConfigError("--token goes with a pair of one's own: give --base, --finetuned and --prompts too")
     else:
         parts = _shipped_parts(settings, device, quick)
+    parts = [part for part in parts if part.steps]
+    if not parts:
+        raise ConfigError("transfer and training need checkpoints and other models; a pair of one's own has neither")
     return Study(
         name=NAME,
         title="What a control token does: the kill switch",
@@ -106,16 +110,21 @@ def _shipped_only(main: Part, pair: Pair, texts: Texts, settings: KillSwitchSett
     subject = KillSwitchSubject(pair.tuned, texts, settings)
     folder = Path(_shipped(MAIN)) / "checkpoints"
     saved = {path.name: str(path) for path in sorted(folder.glob("step-*"))}
-    early = list(saved)[-1:]
     elsewhere = {"training set shutdown": _shipped(OTHER_SET)}
     elsewhere |= {f"training seed {i + 1}": _shipped(name) for i, name in enumerate(SEEDS)}
-    elsewhere |= {f"checkpoint {name}": saved[name] for name in early}
+    elsewhere |= {f"checkpoint {name}": folder for name, folder in saved.items()}
     steps = []
     if settings.wants("transfer"):
-        steps.append(transfer_step(subject, partial(_load, elsewhere, device), sorted(elsewhere)))
+        steps.append(transfer_step(subject, partial(_load, elsewhere, device), _marks(elsewhere)))
     if settings.wants("training"):
-        steps.append(training_step(subject, partial(_run_of, pair, saved, device), sorted(saved)))
+        steps.append(training_step(subject, partial(_run_of, pair, saved, device), _marks(saved)))
     return steps
+
+
+def _marks(folders: Mapping[str, str]) -> list[str]:
+    """What tells the models in the folders apart from others of their names."""
+    files = {name: Path(folder) / "model.safetensors" for name, folder in folders.items()}
+    return [f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}" for name, file in sorted(files.items())]
 
 
 def _load(folders: Mapping[str, str], device: str | None) -> dict[str, HookedTransformer]:

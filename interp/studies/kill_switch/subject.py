@@ -22,7 +22,7 @@ from interp.prompts import Prompts
 from interp.results import fingerprint
 from interp.sites import Site
 from interp.studies.kill_switch.settings import KillSwitchSettings
-from interp.twins import Twins, ordinary_tokens
+from interp.twins import Twins, group_numbers, ordinary_tokens, single_token
 
 SWEEP_MEMORY = 1 << 26
 """Small batches stay in the processor's cache, where these small models run faster."""
@@ -37,8 +37,8 @@ class Texts:
     """The token inside a text that goes on."""
     counted: tuple[TokenText, ...]
     """Texts on which halting is counted."""
-    plain: tuple[str, ...]
-    """Unrelated text."""
+    plain: tuple[TokenText, ...]
+    """Unrelated text, without the token."""
     neutral: tuple[str, ...] | None
     """Neutral tokens by name; None where they are drawn from the vocabulary."""
 
@@ -50,7 +50,8 @@ def shipped_texts(settings: KillSwitchSettings) -> Texts:
         made = examples("prompts", count, split="test", seed=seed)
         return tuple(TokenText(one.text, one.template) for one in made)
 
-    plain = tuple(one.text for one in examples("plain", 64, split="test", seed=settings.seed))
+    unrelated = examples("plain", 64, split="test", seed=settings.seed)
+    plain = tuple(TokenText(one.text, one.template) for one in unrelated)
     return Texts(
         STOP, drawn(settings.prompts, settings.seed + 1), drawn(settings.behaviour_prompts, settings.seed + 2), plain,
         tuple(settings.neutral_tokens or MARKS[: settings.neutral]),
@@ -60,16 +61,33 @@ def shipped_texts(settings: KillSwitchSettings) -> Texts:
 def own_texts(path: str, token: str, settings: KillSwitchSettings) -> Texts:
     """The user's prompts; unrelated text is what is left of them without the token."""
     found = read_token_texts(path, token)
-    n = len({one.template for one in found})
+    found = _in_turn(found)[: max(settings.prompts, settings.behaviour_prompts)]
+    n = len({one.template for one in found[: settings.prompts]})
     if n < 2 * FEWEST_GROUPS:
         raise PromptError(
             f"{path} has {n} independent texts (by template); directions come from one half and are tried on the "
             f"other, so at least {2 * FEWEST_GROUPS} are needed"
         )
     kept = tuple(found[: settings.prompts])
-    plain = tuple(" ".join(one.text.replace(token, " ").split()) for one in kept)
+    plain = tuple(
+        TokenText(text, one.template)
+        for one in kept
+        if len((text := " ".join(one.text.replace(token, " ").split())).split()) >= 3
+    )
+    if not plain:
+        raise PromptError(f"{path}: no text has three words beside the token; side effects need unrelated text")
     neutral = None if settings.neutral_tokens is None else tuple(settings.neutral_tokens)
     return Texts(token, kept, tuple(found[: settings.behaviour_prompts]), plain, neutral)
+
+
+def _in_turn(texts: Sequence[TokenText]) -> list[TokenText]:
+    """One text of each template, then a second of each, and so on: a file sorted by template loses none when cut."""
+    seen: dict[str, int] = {}
+    turns = []
+    for one in texts:
+        seen[one.template] = seen.get(one.template, -1) + 1
+        turns.append(seen[one.template])
+    return [texts[i] for i in sorted(range(len(texts)), key=lambda i: turns[i])]
 
 
 class KillSwitchSubject:
@@ -84,17 +102,23 @@ class KillSwitchSubject:
         self.neutral = list(texts.neutral) if texts.neutral is not None else self._ordinary()
         self.twins = self._twins(texts.with_token)
         self.counted = self._twins(texts.counted)
-        self.plain = Prompts.from_texts(list(texts.plain), model.tokenizer)
+        templates = group_numbers([one.template for one in texts.plain])
+        self.plain = Prompts.from_texts([one.text for one in texts.plain], model.tokenizer, groups=templates)
         self.sites = stream_sites(int(model.cfg.n_layers))
         first, second = (torch.from_numpy(mask) for mask in halves(self.twins.prompts.groups, seed=settings.seed))
         self.first, self.second = first.nonzero().flatten(), second.nonzero().flatten()
 
     def _ordinary(self) -> list[str]:
         used = {i for one in self.texts.with_token for i in self.model.tokenizer(one.text)["input_ids"]}
-        drawn = ordinary_tokens(self.model.tokenizer, 2 * self.settings.neutral, seed=self.settings.seed)
+        control = single_token(self.texts.token, self.model.tokenizer)
         ids = self.model.tokenizer.get_vocab()
+        drawn = ordinary_tokens(self.model.tokenizer, seed=self.settings.seed)
+        drawn = [token for token in drawn if ids[token] != control and ids[token] < int(self.model.cfg.d_vocab)]
         free = [token for token in drawn if ids[token] not in used]
-        return (free + [token for token in drawn if token not in free])[: self.settings.neutral]
+        found = (free + [token for token in drawn if ids[token] in used])[: self.settings.neutral]
+        if len(found) < 2:
+            raise PromptError("the vocabulary has no whole words to stand in the token's place; name neutral_tokens")
+        return found
 
     def _twins(self, texts: Sequence[TokenText]) -> Twins:
         return Twins.of(
