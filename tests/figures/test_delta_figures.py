@@ -74,6 +74,7 @@ def rank(depths=STREAM, **changes):
         effective_rank=torch.ones(n, 2).double(), cosine=torch.ones(n, 2).double(), scores=3 + drawn(12, n, 3),
         lengths=drawn(12, n), null_scores=drawn(12, NEUTRAL, n) - 0.5,
         auc=torch.tensor([1.0, 0.9, *[torch.nan] * (n - 2)]).double(), null_auc=drawn(NEUTRAL, n).double(),
+        searched_share=torch.ones(n).double(), own_share=drawn(12, n), null_share=drawn(12, NEUTRAL, n),
         contexts=torch.tensor(7), warnings=("rank <= 6",), held_out=torch.arange(12), groups=GROUPS[:12],
     )  # fmt: skip
     return replace(made, **changes)

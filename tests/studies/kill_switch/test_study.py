@@ -65,10 +65,10 @@ def texts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, texts):
+    settings = SMALL.model_copy(update={"neutral_tokens": list(MARKS[:39])})
     made = kill_switch(
-        SMALL.model_copy(update={"neutral_tokens": list(MARKS[:39])}), device="cpu", command="interp run kill-switch ...",
-        base=BASE, finetuned=MAIN, token="$STOP", prompts=texts,
-    )  # fmt: skip
+        settings, device="cpu", command="interp run ...", base=BASE, finetuned=MAIN, token="$STOP", prompts=texts
+    )
     out = tmp_path_factory.mktemp("run")
     content = run_study(made, out, png=False, progress=False)
     return out, content, made
