@@ -108,8 +108,7 @@ def difference_lens(
 ) -> DifferenceLens:
     """The lens on the mean difference at the first tokens, through the fine-tuned model's norm and unembedding.
 
-    `words` are the tokens (text and id) whose promotion is asked about: the end of sequence, the control token. The
-    norm's scale is held at that of the fine-tuned model's mean stream.
+    `words` are the tokens (text and id) whose promotion is asked about: the end of sequence, the control token.
     """
     _same_shape(base, tuned)
     sites = stream_sites(int(base.cfg.n_layers))
@@ -123,7 +122,7 @@ def difference_lens(
         relative.append((apart.norm(dim=-1) / before.norm(dim=-1)).cpu())
         mean = apart.mean(0)
         shared.append((mean.square().sum(-1) / apart.square().sum(-1).mean(0)).cpu())
-        change = readout.logits(mean) / readout.scale(after.mean(0))[:, None]
+        change = readout.logits(mean)  # up to the norm's scale, of which z and rank are free
         change = (change - change.mean(-1, keepdim=True)).cpu()
         asked = change[:, list(words.values())]
         z.append(asked / change.std(-1, correction=0, keepdim=True))
