@@ -23,16 +23,19 @@ from interp.errors import DataError
 
 
 def kinds():
-    """Every result dataclass of every analysis: a new one is tested as soon as it is there."""
+    """Every public result dataclass of every analysis: a new one is tested as soon as it is there."""
     found = {}
     for module in pkgutil.iter_modules(interp.analyses.__path__, "interp.analyses."):
-        for value in vars(importlib.import_module(module.name)).values():
+        public = {n: v for n, v in vars(importlib.import_module(module.name)).items() if not n.startswith("_")}
+        for name, value in public.items():
             if dataclasses.is_dataclass(value) and inspect.isclass(value) and value.__module__ == module.name:
-                found[value.__name__] = value
+                found[name] = value
     return found
 
 
 KINDS = kinds()
+AXES = {"prefixes": "prefix", "shapes": "module"}
+"""The axis along which a tuple runs, where it is not the singular of the tuple's name."""
 
 
 def example(kind, sizes):
@@ -55,8 +58,10 @@ def _value(name, hint, sizes, generator):
             return torch.rand(shape, generator=generator) < 0.5
         return torch.randint(5, shape, generator=generator)
     if origin is tuple and args[-1] is Ellipsis:
-        length = sizes.setdefault(name.removesuffix("s"), len(sizes) % 3 + 2)
+        length = sizes.setdefault(AXES.get(name, name.removesuffix("s")), len(sizes) % 3 + 2)
         return tuple(_value(f"{name}{i}", args[0], sizes, generator) for i in range(length))
+    if origin is tuple:
+        return tuple(_value(f"{name}{i}", arg, sizes, generator) for i, arg in enumerate(args))
     if origin is typing.Literal:
         return args[-1]
     if inspect.isclass(origin) and issubclass(origin, typing.Mapping):
