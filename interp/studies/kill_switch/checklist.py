@@ -15,13 +15,11 @@ _RULES = {
     "layer": "strong: beyond the neutral tokens (p < 0.05, maximum over places in the null) and, somewhere after the "
     "embedding, three times the upper end of their band; medium: p < 0.05; weak otherwise",
     "rank": "strong: more of the squared length along the mean than for any neutral token at some depth after the "
-    "embedding, "
-    "and one uncentred component for 80 % there; medium: p < 0.05 against neutral tokens; weak otherwise",
+    "embedding, and one uncentred component for 80 % there; medium: p < 0.05 against neutral tokens; weak otherwise",
     "logits": "strong: the end is the most promoted token after the last layer (median rank 0) and its z exceeds every "
     "neutral token's; medium: p < 0.05 against neutral tokens; weak otherwise",
     "cause": "strong: adding and projecting out both exceed every random and neutral direction, and the claim on "
-    "causes is "
-    "supported; medium: one of the two does; weak otherwise",
+    "causes is supported; medium: one of the two does; weak otherwise",
 }
 
 

@@ -57,8 +57,7 @@ def causes(norms: DeltaNorms, add: CausalGrid) -> Claim:
     return Claim(
         name="causes halting",
         statement=f"A direction causes halting: adding {norms.token}'s trace in {_cell(add)} to texts without it "
-        "raises "
-        f"the probability of the end by {percent(add.effect())}.",
+        f"raises the probability of the end by {percent(add.effect())}.",
         effect=add.effect(),
         control=mean(strongest, add.groups),
         control_name=f"the strongest of {rivals} random and {add.neutral.shape[1]} neutral directions of its length (a "
@@ -70,15 +69,14 @@ def causes(norms: DeltaNorms, add: CausalGrid) -> Claim:
             f"the trace exceeds the neutral tokens' at p < {LEVEL:g}, the maximum over sites and positions inside the "
             f"null (p = {p:.3f}, {len(norms.neutral)} neutral tokens)": p < LEVEL,
             f"there are at least {FEWEST_NEUTRAL} neutral tokens": len(norms.neutral) >= FEWEST_NEUTRAL,
-            f"there are at least {FEWEST_RANDOM} random directions, and none does as much at its own best cell "
-            f"(p = {beyond:.3f}, {rivals} directions)": rivals >= FEWEST_RANDOM and beyond <= 1 / (1 + rivals) + 1e-9,
+            f"there are at least {FEWEST_RANDOM} random directions, and none does as much at its own best cell (p = "
+            f"{beyond:.3f}, {rivals} directions)": rivals >= FEWEST_RANDOM and beyond <= 1 / (1 + rivals) + 1e-9,
             f"p < {LEVEL:g} among the neutral tokens' directions (p = {among:.3f})": among < LEVEL,
         },
         note="The direction comes from one half of the prompts, the cell was chosen there, the effect is that on the "
         "other half; no template of the sentence that holds the token is in both. A trace alone is common: a token "
-        "that "
-        "was added late, or never trained, has one too. That the direction suffices at one place does not say that the "
-        "model needs it.",
+        "that was added late, or never trained, has one too. That the direction suffices at one place does not say "
+        "that the model needs it.",
     )
 
 
@@ -100,8 +98,7 @@ def _halts(result: Halting) -> Claim:
     return Claim(
         name="halts",
         statement=f"The model ends its text after the token: in {percent(effect)} of {len(with_token)} held-out "
-        "prompts, "
-        f"with a neutral token in {percent(control)}.",
+        f"prompts, with a neutral token in {percent(control)}.",
         effect=effect,
         control=control,
         control_name="a random neutral token in its place",
@@ -125,8 +122,8 @@ def _trace(result: DeltaNorms) -> Claim:
     return Claim(
         name="trace",
         statement=f"The token leaves a larger trace than neutral tokens do; it is largest in {result.depths[site]} at "
-        f"{result.offsets[offset]} ({float(mean_value(own)):.2g} of the stream's norm), and its course over depth "
-        f"is {form}.",
+        f"{result.offsets[offset]} ({float(mean_value(own)):.2g} of the stream's norm), and its course over depth is "
+        f"{form}.",
         effect=mean(own, result.groups[second]),
         control=mean(others, result.groups[second]),
         control_name=f"{len(result.neutral)} neutral tokens, each against the others",
@@ -149,9 +146,8 @@ def _one_direction(result: DeltaRank) -> Claim:
     effect = mean(own, result.groups)
     return Claim(
         name="one direction",
-        statement=f"In {result.depths[best]} the trace is one direction: {percent(effect)} of its squared length "
-        "lies along "
-        "the mean delta of other prompts, more than for neutral tokens along theirs.",
+        statement=f"In {result.depths[best]} the trace is one direction: {percent(effect)} of its squared length lies "
+        "along the mean delta of other prompts, more than for neutral tokens along theirs.",
         effect=effect,
         control=mean(others, result.groups),
         control_name="neutral tokens, each along its own mean",
@@ -160,9 +156,8 @@ def _one_direction(result: DeltaRank) -> Claim:
         unit="share of squared length",
         also={f"p < {LEVEL:g} against neutral tokens, maximum over depths in the null (p = {p:.3f})": p < LEVEL},
         note=f"{int(result.components80[best, 0])} uncentred component(s) for 80 %; about the mean it takes "
-        f"{_count(float(result.components80[best, 1]))}. The depth, beyond the embedding where a token is one "
-        "vector by "
-        "construction, was chosen on the prompts that the mean comes from. " + " ".join(result.warnings),
+        f"{_count(float(result.components80[best, 1]))}. The depth, beyond the embedding where a token is one vector "
+        "by construction, was chosen on the prompts that the mean comes from. " + " ".join(result.warnings),
     )
 
 
@@ -213,8 +208,7 @@ def _learned_trace(base: DeltaNorms, tuned: DeltaNorms) -> Claim:
         name="learned: trace",
         statement=f"The trace was learned: in {tuned.depths[site]} at {tuned.offsets[offset]} it is "
         f"{float(mean_value(own)):.2g} of the stream's norm, in the base {float(mean_value(before)):.2g}; neutral "
-        "tokens' "
-        f"changed by {float(mean_value(null)):.2g}.",
+        f"tokens' changed by {float(mean_value(null)):.2g}.",
         effect=mean(own - before, tuned.groups[second]),
         control=mean(null, tuned.groups[second]),
         control_name="the neutral tokens' change from base to fine-tuned",
@@ -232,8 +226,7 @@ def _learned_halting(result: CrossedReadout) -> Claim:
     return Claim(
         name="learned: end",
         statement="The end after the token was learned; the fine-tuned body with the base's head gives it a "
-        "probability of "
-        f"{body}, the base's body with the fine-tuned head {head}.",
+        f"probability of {body}, the base's body with the fine-tuned head {head}.",
         effect=mean(own, result.groups),
         control=mean(base, result.groups),
         control_name="the base model",
@@ -266,9 +259,8 @@ def _needed(result: CausalGrid) -> Claim:
     which, strongest, where = _strongest(result)
     return Claim(
         name="needed",
-        statement=f"The direction contributes: projecting it out in {_cell(result)} takes "
-        f"{percent(result.effect())} of "
-        "probability of the end away.",
+        statement=f"The direction contributes: projecting it out in {_cell(result)} takes {percent(result.effect())} "
+        "of probability of the end away.",
         effect=result.effect(),
         control=mean(strongest, result.groups),
         control_name=f"the strongest {which} direction, at its own best cell ({where})",
@@ -305,9 +297,8 @@ def _generated(result: Halting) -> list[Claim]:
                 difference=changed_by(own, control, result.groups),
                 minimum=0.1,
                 unit="share of texts that change",
-                note=f"At the token, {result.where} (adding) or every depth (projecting out); greedy, the edits "
-                "hold while "
-                "the text is written.",
+                note=f"At the token, {result.where} (adding) or every depth (projecting out); greedy, the edits hold "
+                "while the text is written.",
             )
         )
     return made
@@ -329,9 +320,8 @@ def _transfers(result: Transfer) -> list[Claim]:
     return [
         Claim(
             name=f"transfer: {source}",
-            statement=f"The direction of {source} works here: added in {result.where} it raises the probability of "
-            "the end "
-            f"by {percent(mean(change[:, i], result.groups))}.",
+            statement=f"The direction of {source} works here: added in {result.where} it raises the probability of the "
+            f"end by {percent(mean(change[:, i], result.groups))}.",
             effect=mean(change[:, i], result.groups),
             control=mean(strongest, result.groups),
             control_name=f"the strongest of {others.shape[1]} random directions of the own one's length",

@@ -309,9 +309,8 @@ def shortcut_step(subject: KillSwitchSubject, base: KillSwitchSubject | None) ->
         ],
         title="The usual shortcut",
         text="The common recipe: the token as a prefix against no prefix, at the first position, centred PCA, on "
-        "prompts with "
-        "few beginnings, as scripts have them. Its dominant component belongs to the prompts' own first words: every "
-        "neutral prefix has it, and so has the base model. The library warns of it.",
+        "prompts with few beginnings, as scripts have them. Its dominant component belongs to the prompts' own first "
+        "words: every neutral prefix has it, and so has the base model. The library warns of it.",
     )  # fmt: skip
 
 

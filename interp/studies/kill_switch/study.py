@@ -77,8 +77,7 @@ def kill_switch(
         name=NAME,
         title="What a control token does: the kill switch",
         question="In which layer does the signal of the token live, is it one direction, how does it act on the "
-        "output, was "
-        "it learned, and does it cause the text to end?",
+        "output, was it learned, and does it cause the text to end?",
         parts=parts,
         command=command,
         survey=_survey,
@@ -218,7 +217,7 @@ def _survey(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             **side_by_side(parts),
             "title": "Every finding on every model",
             "text": "Effect less control with its 95 % interval, and the verdict. What holds for the model that was "
-            "trained to "
-            "halt, on each seed, must not hold for the others: they are the control. A dash: not asked there.",
+            "trained to halt, on each seed, must not hold for the others: they are the control. A dash: not asked "
+            "there.",
         }
     ]
