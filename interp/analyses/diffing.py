@@ -59,9 +59,11 @@ class DifferenceLens:
     """Norm of the difference over the norm of the base's stream."""
     shared: Float[Tensor, "depth position"]
     """Squared norm of the mean difference over the mean squared norm: 1 where all texts shift alike."""
-    z: Float[Tensor, "depth position word"]
-    """How far the lens on the mean difference promotes the words asked about, in standard deviations over the
-    vocabulary."""
+    promotion: Float[Tensor, "prompt depth position word"]
+    """What each text's difference adds to the words asked about, in standard deviations over the vocabulary of what
+    the mean difference adds: their mean is `z`."""
+    neutral: Float[Tensor, "prompt token depth position"]
+    """The same for words that the fine-tuning was not about: the control."""
     rank: Int[Tensor, "depth position word"]
     """Tokens promoted more; 0 is the most promoted."""
     words: tuple[str, ...]
@@ -69,6 +71,11 @@ class DifferenceLens:
     names: Mapping[str, str]
     """Text of the token ids above."""
     groups: Int[Tensor, " prompt"]
+
+    @property
+    def z(self) -> Float[Tensor, "depth position word"]:
+        """How far the lens on the mean difference promotes the words asked about."""
+        return self.promotion.mean(0)
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each prompt, depth and position."""
@@ -102,44 +109,50 @@ def difference_lens(
     prompts: Prompts,
     words: Mapping[str, int],
     *,
+    neutral: Sequence[int] | Int[Tensor, " token"] = (),
     first: int = 5,
     top: int = 8,
     memory: int = MEMORY,
 ) -> DifferenceLens:
     """The lens on the mean difference at the first tokens, through the fine-tuned model's norm and unembedding.
 
-    `words` are the tokens (text and id) whose promotion is asked about: the end of sequence, the control token.
+    `words` are the tokens (text and id) whose promotion is asked about: the end of sequence, the control token;
+    `neutral` the ids of others, which the fine-tuning was not about.
     """
     _same_shape(base, tuned)
     sites = stream_sites(int(base.cfg.n_layers))
     found = [capture(model, prompts, sites, memory=memory) for model in (base, tuned)]
     positions: Sequence[int] = range(min(first, int(prompts.lengths.min())))
     readout = LinearReadout.of(tuned)
-    relative, shared, z, rank, best = [], [], [], [], []
+    ids = torch.tensor([*words.values(), *(int(i) for i in neutral)])
+    relative, shared, promotion, rank, best = [], [], [], [], []
     for site in sites:
         before, after = (gather_positions(part[site], prompts, list(positions)).float() for part in found)
         apart = after - before
         relative.append((apart.norm(dim=-1) / before.norm(dim=-1)).cpu())
         mean = apart.mean(0)
         shared.append((mean.square().sum(-1) / apart.square().sum(-1).mean(0)).cpu())
-        change = readout.logits(mean)  # up to the norm's scale, of which z and rank are free
+        # Up to the norm's scale, of which all that is told here is free.
+        change = readout.logits(mean)
         change = (change - change.mean(-1, keepdim=True)).cpu()
-        asked = change[:, list(words.values())]
-        z.append(asked / change.std(-1, correction=0, keepdim=True))
-        rank.append((change[:, None] > asked[..., None]).sum(-1))
+        read = (readout.directions(ids.to(apart.device)) - readout.mean_direction()).to(apart)
+        promotion.append((apart @ read.T).cpu() / change.std(-1, correction=0, keepdim=True))
+        rank.append((change[:, None] > change[:, list(words.values()), None]).sum(-1))
         best.append(change.topk(min(top, change.shape[-1]), -1).indices)
-    ids = torch.stack(best)
+    promoted, others = torch.stack(promotion, 1).split([len(words), len(ids) - len(words)], -1)
+    highest = torch.stack(best)
     decode = getattr(tuned.tokenizer, "decode", None)
     return DifferenceLens(
         depths=tuple(map(depth_name, sites)),
         positions=tuple(map(str, positions)),
         relative=torch.stack(relative, 1),
         shared=torch.stack(shared),
-        z=torch.stack(z),
+        promotion=promoted.clone(),
+        neutral=others.movedim(-1, 1).contiguous(),
         rank=torch.stack(rank),
         words=tuple(words),
-        top=ids,
-        names={str(i): str(decode([i])) if decode else str(i) for i in ids.unique().tolist()},
+        top=highest,
+        names={str(i): str(decode([i])) if decode else str(i) for i in highest.unique().tolist()},
         groups=prompts.groups,
     )
 

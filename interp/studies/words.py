@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from interp.estimates import Estimate
 from interp.evidence import Claim
 from interp.workflows.selection import Chosen
@@ -13,9 +15,9 @@ from interp.workflows.selection import Chosen
 CONFIRMED = "chosen among {} on one half of the problems, estimated on the other"
 
 
-def percent(estimate: Estimate) -> str:
+def percent(share: Estimate | np.ndarray | float) -> str:
     """A share for a sentence; a decimal more where rounding would make it all or nothing."""
-    share = float(estimate.value)
+    share = float(share.value if isinstance(share, Estimate) else share)
     share = 0.0 if abs(share) < 5e-4 else share  # no minus before a zero
     near = 0 < abs(share) < 0.005 or 0.995 <= share < 1
     return f"{share:.1%}" if near else f"{round(100 * share) + 0:d}%" if share == share else "–"

@@ -58,7 +58,7 @@ def test_every_body_goes_through_every_head(pair, side):
 def test_the_lens_on_the_difference_equals_float64_by_hand(pair, side):
     plain, models = pair
     ids, twins = twins_of(side)
-    found = difference_lens(*models, twins.prompts, {"end": END, "S": 20}, first=5, top=4)
+    found = difference_lens(*models, twins.prompts, {"end": END, "S": 20}, neutral=[7, 8, 9], first=5, top=4)
     naive, n = [Naive(one) for one in plain], min(LENGTHS)
     assert found.positions == ("0", "1", "2")  # no further than the shortest prompt
     tuned = plain[1]
@@ -80,6 +80,11 @@ def test_the_lens_on_the_difference_equals_float64_by_hand(pair, side):
             change = ((mean - mean.mean() if centred else mean) * weight) @ unembedding
             z = (change - change.mean()) / change.std()
             np.testing.assert_allclose(found.z[s, position], z[[END, 20]], **CLOSE)
+            np.testing.assert_allclose(found.neutral[:, :, s, position].mean(0), z[[7, 8, 9]], **CLOSE)
+            for p, one in enumerate(apart[:, position]):
+                own = ((one - one.mean() if centred else one) * weight) @ unembedding
+                wanted = (own - own.mean())[[END, 20]] / change.std()
+                np.testing.assert_allclose(found.promotion[p, s, position], wanted, **CLOSE)
             assert found.rank[s, position].tolist() == [int((change > change[i]).sum()) for i in (END, 20)]
             assert found.top[s, position].tolist() == np.argsort(-change)[:4].tolist()
     assert found.words == ("end", "S")

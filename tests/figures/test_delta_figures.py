@@ -158,7 +158,8 @@ def difference():
     top = torch.tensor([[[0, 1], [1, 2]]] * 3)
     names = {"0": "<eos>", "1": HOSTILE, "2": " b"}
     return DifferenceLens(
-        STREAM, ("0", "1"), drawn(PROMPTS, 3, 2), drawn(3, 2), drawn(3, 2, 2) - 0.5, torch.zeros(3, 2, 2).long(),
+        STREAM, ("0", "1"), drawn(PROMPTS, 3, 2), drawn(3, 2), drawn(PROMPTS, 3, 2, 2) - 0.5,
+        drawn(PROMPTS, 4, 3, 2), torch.zeros(3, 2, 2).long(),
         ("<eos>", HOSTILE), top, names, GROUPS,
     )  # fmt: skip
 

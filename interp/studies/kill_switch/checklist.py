@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from interp.estimates import mean_value, rank_p
-from interp.studies.kill_switch.claims import LEVEL, causes
+from interp.studies.kill_switch.cause_claims import causes
+from interp.studies.kill_switch.trace_claims import LEVEL
 from interp.studies.study import Results
 
 _RULES = {

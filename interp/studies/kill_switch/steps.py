@@ -146,7 +146,9 @@ def base_step(subject: KillSwitchSubject, base: KillSwitchSubject) -> Step:
             "base-norms": norms_of(base.runs),
             "tuned-norms": norms_of(subject.runs),
             "crossed": crossed_readout(base.model, subject.model, subject.twins, subject.end, memory=SWEEP_MEMORY),
-            "difference-lens": difference_lens(base.model, subject.model, subject.plain, words, memory=SWEEP_MEMORY),
+            "difference-lens": difference_lens(
+                base.model, subject.model, subject.plain, words, neutral=subject.twins.neutral, memory=SWEEP_MEMORY
+            ),
             "weights": weight_changes(*_common(before, after)),
         }
 

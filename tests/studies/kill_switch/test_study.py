@@ -12,7 +12,7 @@ from interp.errors import ConfigError, ModelError, PromptError
 from interp.models.load import load_model
 from interp.models.pairs import load_pair
 from interp.reports.page import write_report
-from interp.studies.kill_switch.claims import causes
+from interp.studies.kill_switch.cause_claims import causes
 from interp.studies.kill_switch.settings import KillSwitchSettings
 from interp.studies.kill_switch.study import BASE, CONTROLS, MAIN, SEEDS, kill_switch
 from interp.studies.kill_switch.subject import SWEEP_MEMORY, KillSwitchSubject, own_texts, shipped_texts

@@ -1,0 +1,229 @@
+"""Claims about the cause: adding, projecting out and copying, doses, generated text, side effects, other directions."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from interp.analyses.deltas import DeltaNorms
+from interp.analyses.halting import FEWEST_RANDOM, CausalGrid, Dose, Halting, SideEffects, Transfer
+from interp.estimates import Estimate, difference, mean, mean_value
+from interp.estimates import share_change as changed
+from interp.evidence import Claim
+from interp.studies.kill_switch.trace_claims import LEVEL
+from interp.studies.words import percent
+from interp.twins import FEWEST_NEUTRAL
+
+
+def causes(norms: DeltaNorms, add: CausalGrid) -> Claim:
+    """The claim of the study: a direction that causes halting. It needs the trace and the causal effect."""
+    p = norms.p_value()
+    rivals = add.random.shape[1]
+    beyond, among = add.p_value("random"), add.p_value("neutral")
+    which, strongest, where = _strongest(add)
+    return Claim(
+        name="causes halting",
+        statement=f"A direction causes halting: adding {norms.token}'s trace in {_cell(add)} to texts without it "
+        f"raises the probability of the end by {percent(add.effect())}.",
+        effect=add.effect(),
+        control=mean(strongest, add.groups),
+        control_name=f"the strongest of {rivals} random and {add.neutral.shape[1]} neutral directions of its length (a "
+        f"{which} one), at its own best cell ({where})",
+        difference=difference(add.change()[:, *add.chosen], strongest, add.groups),
+        minimum=0.1,
+        unit="change of probability",
+        also={
+            f"the trace exceeds the neutral tokens' at p < {LEVEL:g}, the maximum over sites and positions inside the "
+            f"null (p = {p:.3f}, {len(norms.neutral)} neutral tokens)": p < LEVEL,
+            f"there are at least {FEWEST_NEUTRAL} neutral tokens": len(norms.neutral) >= FEWEST_NEUTRAL,
+            f"there are at least {FEWEST_RANDOM} random directions, and none does as much at its own best cell (p = "
+            f"{beyond:.3f}, {rivals} directions)": rivals >= FEWEST_RANDOM and beyond <= 1 / (1 + rivals) + 1e-9,
+            f"p < {LEVEL:g} among the neutral tokens' directions (p = {among:.3f})": among < LEVEL,
+        },
+        note="The direction comes from one half of the prompts, the cell was chosen there, the effect is that on the "
+        "other half; no template of the sentence that holds the token is in both. A trace alone is common: a token "
+        "that was added late, or never trained, has one too. That the direction suffices at one place does not say "
+        "that the model needs it.",
+    )
+
+
+def _strongest(grid: CausalGrid) -> tuple[str, torch.Tensor, str]:
+    """The rival direction that does most, and where."""
+    kinds: tuple[Literal["random", "neutral"], ...] = ("random", "neutral")
+    found = {which: grid.strongest(which) for which in kinds if getattr(grid, which).shape[1]}
+    which, (change, where) = max(found.items(), key=lambda item: float(mean_value(item[1][0])))
+    return which, change, where
+
+
+def _cell(grid: CausalGrid) -> str:
+    return f"{grid.depths[grid.chosen[0]]} at {grid.offsets[grid.chosen[1]]}"
+
+
+def adding(result: CausalGrid) -> Claim:
+    """Does adding the direction end more texts than adding neutral tokens' directions?"""
+    strongest, where = result.strongest("neutral")
+    p = result.p_value("neutral")
+    return Claim(
+        name="adding",
+        statement=f"Adding the token's direction in {_cell(result)} ends texts that a neutral token's does not end: "
+        f"{percent(result.effect())} more probability of the end.",
+        effect=result.effect(),
+        control=mean(strongest, result.groups),
+        control_name=f"the neutral direction of its length that does most, at its own best cell ({where})",
+        difference=difference(result.change()[:, *result.chosen], strongest, result.groups),
+        minimum=0.1,
+        unit="change of probability",
+        also={f"p < {LEVEL:g} among {result.neutral.shape[1]} neutral directions (p = {p:.3f})": p < LEVEL},
+        note="Norm-matched random directions are the control of the claim on causes.",
+    )
+
+
+def needed(result: CausalGrid) -> Claim:
+    """Does projecting the direction out keep texts from ending?"""
+    which, strongest, where = _strongest(result)
+    return Claim(
+        name="needed",
+        statement=f"The direction contributes: projecting it out in {_cell(result)} takes {percent(result.effect())} "
+        "of probability of the end away.",
+        effect=result.effect(),
+        control=mean(strongest, result.groups),
+        control_name=f"the strongest {which} direction, at its own best cell ({where})",
+        difference=difference(result.change()[:, *result.chosen], strongest, result.groups),
+        minimum=0.1,
+        unit="fall of probability",
+        note="One depth and position at a time; what other depths write again is not prevented. Projecting out removes "
+        "more of the stream along this direction than along a random one, whose part in the stream is small.",
+    )
+
+
+def copying(result: CausalGrid) -> Claim:
+    """Does the place carry the difference at all?"""
+    strongest, where = result.strongest("neutral")
+    return Claim(
+        name="copying",
+        statement=f"The stream carries the signal: copied from the twin with the token in {_cell(result)} it raises "
+        f"the probability of the end by {percent(result.effect())}.",
+        effect=result.effect(),
+        control=mean(strongest, result.groups),
+        control_name=f"the stream of another neutral twin, at its own best cell ({where})",
+        difference=difference(result.change()[:, *result.chosen], strongest, result.groups),
+        minimum=0.1,
+        unit="change of probability",
+        note="Copies everything that the twins differ in, not one direction: an upper end for the tests above.",
+    )
+
+
+def doses(result: Dose) -> Claim | None:
+    """Does more of the direction do more?"""
+    positive = [i for i, dose in enumerate(result.doses) if 0 < dose <= 1]
+    if len(positive) < 2:
+        return None
+    low, high = positive[0], positive[-1]
+    own, others = result.values[:, high] - result.values[:, low], result.random[..., high] - result.random[..., low]
+    strongest = others[:, int(np.argmax(mean_value(others)))]
+    course = ", ".join(
+        f"{dose:g}: {percent(value)}" for dose, value in zip(result.doses, mean_value(result.values), strict=True)
+    )
+    return Claim(
+        name="dose",
+        statement=f"The effect grows with the dose in {result.where}: from {result.doses[low]:g} to "
+        f"{result.doses[high]:g} of the direction by {percent(mean_value(own))}.",
+        effect=mean(own, result.groups),
+        control=mean(strongest, result.groups),
+        control_name=f"the random direction of {others.shape[1]} that gains most",
+        difference=difference(own, strongest, result.groups),
+        minimum=0.1,
+        unit="change of probability",
+        note=f"Probability of the end by dose: {course}.",
+    )
+
+
+def side_effects(result: SideEffects) -> list[Claim]:
+    """Do the edits harm unrelated text more than random directions do?"""
+    made = []
+    for i, edit in enumerate(result.edits):
+        own, others = result.values[:, i], result.random[..., i]
+        strongest = others[:, int(np.argmax(mean_value(others)))]
+        what = "Projecting the direction out" if edit == "project out" else "Adding the direction once"
+        made.append(
+            Claim(
+                name=f"side effects: {edit}",
+                statement=f"{what} changes unrelated text more than random directions do: by "
+                f"{float(mean_value(own)):.2g} nats a token.",
+                effect=mean(own, result.groups),
+                control=mean(strongest, result.groups),
+                control_name=f"the random direction of {others.shape[1]} that changes most",
+                difference=difference(own, strongest, result.groups),
+                minimum=0.01,
+                unit="nats (KL divergence from the unedited model) a token",
+                note="Not supported is the good news here: the edit does no more than its size. Mean over the tokens "
+                "read; a text that was meant to end and goes on is not counted.",
+            )
+        )
+    return made
+
+
+def generated(result: Halting) -> list[Claim]:
+    """Do generated texts end, or go on, with the edits in force?"""
+    if len(result.conditions) < 4:
+        return []
+    column = {name: result.halted[:, i] for i, name in enumerate(result.conditions)}
+    made = []
+    for name, statement, before, after, sign, action in (
+        ("generated: adding", "Texts without the token end when the direction is added while the model writes",
+         "neutral token", "neutral token + direction", 1, 0),
+        ("generated: ablating", "Texts with the token go on when the direction is projected out at every depth",
+         "token", "token - direction", -1, 1),
+    ):  # fmt: skip
+        own = sign * (column[after] - column[before])
+        others = sign * (result.random[..., action] - column[before][:, None])
+        best = int(np.argmax(mean_value(others))) if others.shape[1] else 0
+        control = others[:, best] if others.shape[1] else torch.zeros_like(own)
+        made.append(
+            Claim(
+                name=name,
+                statement=f"{statement}: {percent(changed(own, result.groups))} of the texts.",
+                effect=changed(own, result.groups),
+                control=changed(control, result.groups),
+                control_name=f"the strongest of {others.shape[1]} random directions",
+                difference=_changed_by(own, control, result.groups),
+                minimum=0.1,
+                unit="share of texts that change",
+                note=f"At the token, {result.where} (adding) or every depth (projecting out); greedy, the edits hold "
+                "while the text is written.",
+            )
+        )
+    return made
+
+
+def _changed_by(own: torch.Tensor, control: torch.Tensor, groups: torch.Tensor) -> Estimate:
+    """Mean paired difference of two changes between -1 and 1; no interval where the bootstrap knows nothing."""
+    gap = own - control
+    if bool(torch.isin(gap, torch.tensor([-1.0, 0.0, 1.0])).all()):
+        return changed(gap, groups)
+    return difference(own, control, groups)
+
+
+def transfers(result: Transfer) -> list[Claim]:
+    """Does a direction from elsewhere work here? One claim for each source but the neutral tokens."""
+    change = result.values - result.base[:, None]
+    others = result.random - result.base[:, None]
+    strongest = others[:, int(np.argmax(mean_value(others)))]
+    return [
+        Claim(
+            name=f"transfer: {source}",
+            statement=f"The direction of {source} works here: added in {result.where} it raises the probability of the "
+            f"end by {percent(mean(change[:, i], result.groups))}.",
+            effect=mean(change[:, i], result.groups),
+            control=mean(strongest, result.groups),
+            control_name=f"the strongest of {others.shape[1]} random directions of the own one's length",
+            difference=difference(change[:, i], strongest, result.groups),
+            minimum=0.1,
+            unit="change of probability",
+            note="The place was chosen for the model's own direction, on other prompts.",
+        )
+        for i, source in enumerate(result.sources)
+        if not source.startswith("neutral token")
+    ]

@@ -1,0 +1,160 @@
+"""Claims about what was learned: the base model asked the same, unrelated text, the weights, the course of training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from interp.analyses.deltas import DeltaNorms
+from interp.analyses.diffing import CrossedReadout, DifferenceLens
+from interp.analyses.weight_changes import WeightChanges
+from interp.estimates import difference, halves, mean, mean_value, rank_p
+from interp.evidence import Claim
+from interp.studies.kill_switch.trace_claims import LEVEL, RELATIVE
+from interp.studies.words import percent
+from interp.workflows.checkpoints import AlongTraining
+
+
+def learned_trace(base: DeltaNorms, tuned: DeltaNorms) -> Claim:
+    """Was the trace learned, or was it there before?"""
+    first, second = halves(tuned.groups)
+    gap = tuned.values[..., RELATIVE] - base.values[..., RELATIVE]
+    table = np.nan_to_num(mean_value(gap[first]), nan=-np.inf)
+    site, offset = (int(i) for i in np.unravel_index(int(np.argmax(table)), table.shape))
+    own, before = (one.values[second][:, site, offset, RELATIVE] for one in (tuned, base))
+    changes = (tuned.null - base.null)[..., RELATIVE]
+    null = changes[second][:, :, site, offset].mean(1)
+    p = float(rank_p(mean_value(gap), mean_value(changes)))
+    return Claim(
+        name="learned: trace",
+        statement=f"The trace was learned: in {tuned.depths[site]} at {tuned.offsets[offset]} it is "
+        f"{float(mean_value(own)):.2g} of the stream's norm, in the base {float(mean_value(before)):.2g}; neutral "
+        f"tokens' changed by {float(mean_value(null)):.2g}.",
+        effect=mean(own - before, tuned.groups[second]),
+        control=mean(null, tuned.groups[second]),
+        control_name="the neutral tokens' change from base to fine-tuned",
+        difference=difference(own - before, null, tuned.groups[second]),
+        minimum=0.05,
+        unit="norm of the delta over the stream's norm",
+        also={f"p < {LEVEL:g} among the neutral tokens' changes, maximum over places (p = {p:.3f})": p < LEVEL},
+        note="Difference of differences; the place was chosen on one half of the prompts and estimated on the other.",
+    )
+
+
+def learned_halting(result: CrossedReadout) -> Claim:
+    """Was the end after the token learned, and by the body or by the head?"""
+    own, base = (result.values[:, i, i] - result.neutral[:, i, i] for i in (1, 0))
+    body, head = (percent(mean(result.values[:, *cell], result.groups)) for cell in ((1, 0), (0, 1)))
+    return Claim(
+        name="learned: end",
+        statement="The end after the token was learned; the fine-tuned body with the base's head gives it a "
+        f"probability of {body}, the base's body with the fine-tuned head {head}.",
+        effect=mean(own, result.groups),
+        control=mean(base, result.groups),
+        control_name="the base model",
+        difference=difference(own, base, result.groups),
+        minimum=0.1,
+        unit="probability of the end, with the token less with a neutral token",
+        note="Difference of differences. Head: final norm and unembedding.",
+    )
+
+
+def revealed(result: DifferenceLens) -> list[Claim]:
+    """Does unrelated text betray what the fine-tuning was about? One claim for each word asked about."""
+    first, second = halves(result.groups)
+    null = mean_value(result.neutral)
+    made = []
+    for i, word in enumerate(result.words):
+        own = result.promotion[..., i]
+        table = np.nan_to_num(mean_value(own[first]), nan=-np.inf)
+        depth, position = (int(k) for k in np.unravel_index(int(table.argmax()), table.shape))
+        p = float(rank_p(mean_value(own), null))
+        here, others = own[second][:, depth, position], result.neutral[second][:, :, depth, position].mean(1)
+        made.append(
+            Claim(
+                name=f"unrelated text: {word}",
+                statement=f"The mean change at the first tokens of unrelated text promotes {word}: in "
+                f"{result.depths[depth]} at position {result.positions[position]} by {float(mean_value(here)):.1f} "
+                f"standard deviations over the vocabulary ({int(result.rank[depth, position, i]):,} tokens are "
+                "promoted more).",
+                effect=mean(here, result.groups[second]),
+                control=mean(others, result.groups[second]),
+                control_name=f"{len(null)} neutral tokens",
+                difference=difference(here, others, result.groups[second]),
+                minimum=1.0,
+                unit="standard deviations over the vocabulary",
+                also={
+                    f"p < {LEVEL:g} among the neutral tokens, maximum over places in the null (p = {p:.3f})": p < LEVEL
+                },
+                note="The place was chosen on one half of the texts and estimated on the other. What a lens on a "
+                "difference promotes need not reach the output.",
+            )
+        )
+    return made
+
+
+def low_rank(result: WeightChanges) -> Claim:
+    """Have the changes of the matrices fewer directions than noise?"""
+    full = np.array([min(shape) if len(shape) == 2 else np.nan for shape in result.shapes])
+    own, noise = (1 - rank.double().numpy() / full for rank in (result.effective_rank, result.random_rank))
+    kept = np.isfinite(own)
+    largest = int(np.nan_to_num(result.relative.double().numpy(), nan=-1.0).argmax())
+    return Claim(
+        name="weights",
+        statement="The changes of the weight matrices have structure: their effective rank falls short of the full "
+        f"rank by {percent(mean(own[kept]))}, that of noise by {percent(mean(noise[kept]))}. The largest change is "
+        f"that of {result.modules[largest]} ({float(result.relative[largest]):.0%} of its norm).",
+        effect=mean(own[kept]),
+        control=mean(noise[kept]),
+        control_name="one Gaussian matrix of each shape",
+        difference=difference(own[kept], noise[kept]),
+        minimum=0.1,
+        unit="share of the ranks that is not used",
+        note="Over matrices, taken as independent. A large change need not matter to any prompt.",
+    )
+
+
+def along(result: AlongTraining) -> list[Claim]:
+    """When was halting learned, and was what reads the direction there before?"""
+    first, second = halves(result.groups)
+    gap = result.end_prob - result.neutral_end_prob
+    course, names = mean_value(gap[first]), result.checkpoints
+    made = []
+    when = int(np.argmax(course >= course[-1] / 2)) if course[-1] > 0 else 0
+    if when:
+        trace, share = mean_value(result.norm[second])[:, -1], mean_value(gap[second])
+        made.append(
+            Claim(
+                name="training: when",
+                statement=f"Halting came between the checkpoints {names[when - 1]} and {names[when]}: the token's "
+                f"probability of the end beyond a neutral token's rose from {percent(share[when - 1])} to "
+                f"{percent(share[when])}, while the trace in {result.depths[-1]} went from {trace[when - 1]:.2g} to "
+                f"{trace[when]:.2g} of the stream's norm.",
+                effect=mean(gap[second][:, when], result.groups[second]),
+                control=mean(gap[second][:, when - 1], result.groups[second]),
+                control_name=f"the checkpoint before ({names[when - 1]})",
+                difference=difference(gap[second][:, when], gap[second][:, when - 1], result.groups[second]),
+                minimum=0.1,
+                unit="probability of the end, with the token less with a neutral token",
+                note="The first checkpoint with half of the finished model's gap, found on one half of the prompts and "
+                "estimated on the other.",
+            )
+        )
+    rivals = result.random[..., 0]
+    strongest = rivals[:, int(np.argmax(mean_value(rivals)))]
+    made.append(
+        Claim(
+            name="training: read before",
+            statement=f"What reads the direction was there before: added in {result.where}, the finished model's "
+            f"direction gives the end a probability of {percent(mean_value(result.final[:, 0]))} at the checkpoint "
+            f"{names[0]} already.",
+            effect=mean(result.final[:, 0], result.groups),
+            control=mean(strongest, result.groups),
+            control_name=f"the strongest of {rivals.shape[1]} random directions there",
+            difference=difference(result.final[:, 0], strongest, result.groups),
+            minimum=0.1,
+            unit="probability of the end",
+            note="A direction that works at a checkpoint need not be one that the checkpoint makes by itself. Random "
+            "directions have the length of the checkpoint's own direction.",
+        )
+    )
+    return made
