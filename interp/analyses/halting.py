@@ -433,12 +433,12 @@ def transfer(
 ) -> Transfer:
     """Add directions found elsewhere (other templates, checkpoint, training set, seed) to neutral twins.
 
-    Random directions have the length of the first source's.
+    Random directions are as long as the longest source.
     """
     asked = reading_end(twins.partners(seed)[0], end)
-    first = next(iter(sources.values()))
-    random = random_like(first[None, None], random_directions, seed=seed)[:, 0, 0]
-    every = torch.cat([torch.stack(list(sources.values())), random])
+    table = torch.stack(list(sources.values()))
+    longest = table[table.norm(dim=-1).argmax()]
+    every = torch.cat([table, random_like(longest[None, None], random_directions, seed=seed)[:, 0, 0]])
     cells = [[Edit(site, Add(one), at=at)] for one in every]
     found = sweep(model, Edits(asked, cells), Readout.of(asked, [largest_prob()]), memory=memory)
     values = _where_there(found.values[..., 0], asked, at)

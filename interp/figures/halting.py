@@ -326,7 +326,7 @@ def plot_transfer(result: Transfer) -> go.Figure:
         "Transfer: probability of the end with a direction from elsewhere added",
         f"added to neutral twins at {word(result.where)}; mean over {number_of(len(result.values), 'prompt')}, "
         f"{interval(found, 'error bars')}",
-        "grey dotted: the random direction of the first one's length that does most; dashed: no edit",
+        "grey dotted: the random direction, as long as the longest of these, that does most; dashed: no edit",
         width=max(760, 260 + 110 * len(names)), height=470,
     )  # fmt: skip
     made.update_xaxes(title="where the direction comes from", **ticks(names, most=99), range=ends, showgrid=False)
@@ -391,7 +391,7 @@ def plot_along_training(result: AlongTraining) -> go.Figure:
         "Along training: probability of the end, and size of the token's delta, at each checkpoint",
         f"mean over {number_of(len(result.end_prob), 'prompt')}, {interval(norm, 'bands')} (right: on hover); "
         f"directions added to neutral twins at {word(result.where)}",
-        "grey: random directions of the own one's length; dotted: the same norm for neutral tokens in its place"
+        "grey: random directions as long as the longer of the two; dotted: neutral tokens in its place"
         + (f"; right: {len(shown)} of {len(x)} checkpoints" if len(shown) < len(x) else ""),
         top=24, width=1180, height=520,
     )  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor
 from interp.analyses.deltas import norms_of
 from interp.analyses.halting import transfer
 from interp.errors import PromptError
+from interp.estimates import mean_value
 from interp.models.contrast import TwinRuns, depth_name, end_prob, mean_deltas, stream_sites
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY
@@ -44,7 +45,10 @@ class AlongTraining:
     final: Float[Tensor, "prompt checkpoint"]
     """The same with the direction of the last checkpoint."""
     random: Float[Tensor, "prompt direction checkpoint"]
-    """The same with random directions of the length of its own."""
+    """The same with random directions, as long as the longer of these two."""
+    course: Float[Tensor, " checkpoint"]
+    """Mean of `end_prob` less `neutral_end_prob` on the prompts that directions come from: for choosing a
+    checkpoint without looking at the others."""
     where: str
     groups: Int[Tensor, " prompt"]
 
@@ -84,11 +88,14 @@ def along_training(
         )  # fmt: skip
         depths, where = norms.depths, f"{depth_name(site)}, {TOKEN}"
         names.append(name)
-        neutral = tried.partners(seed)[0]
+        probs, before = (
+            [end_prob(model, asked, end, memory=memory) for asked in (half.prompts, half.partners(seed)[0])]
+            for half in (tried, searched)
+        )
         rows.append(
             (
-                end_prob(model, tried.prompts, end, memory=memory),
-                end_prob(model, neutral, end, memory=memory),
+                *probs,
+                torch.from_numpy(mean_value(before[0] - before[1])).float(),
                 norms.values[:, :, 0, 1],
                 norms.null[:, :, :, 0, 1].mean(1),
                 *moved.values.unbind(1),
@@ -97,7 +104,7 @@ def along_training(
         )
     if not rows:
         raise PromptError("there is no checkpoint to look at; give at least one")
-    with_token, without, norm, null, mine, last, random = zip(*rows, strict=True)
+    with_token, without, course, norm, null, mine, last, random = zip(*rows, strict=True)
     return AlongTraining(
         checkpoints=tuple(names),
         depths=depths,
@@ -108,6 +115,7 @@ def along_training(
         own=torch.stack(mine, 1),
         final=torch.stack(last, 1),
         random=torch.stack(random, 2),
+        course=torch.stack(course),
         where=where,
         groups=tried.prompts.groups,
     )

@@ -145,8 +145,8 @@ def along(count=3):
     return AlongTraining(
         checkpoints=(HOSTILE, *(f"step-{i}" for i in range(count - 1))), depths=STREAM, end_prob=drawn(*shape),
         neutral_end_prob=drawn(*shape, seed=1), norm=drawn(*shape, 3), null_norm=drawn(*shape, 3, seed=1),
-        own=drawn(*shape, seed=2), final=drawn(*shape, seed=3), random=drawn(PROMPTS, 6, count), where=WHERE,
-        groups=GROUPS,
+        own=drawn(*shape, seed=2), final=drawn(*shape, seed=3), random=drawn(PROMPTS, 6, count),
+        course=drawn(count), where=WHERE, groups=GROUPS,
     )  # fmt: skip
 
 

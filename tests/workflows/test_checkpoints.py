@@ -40,10 +40,18 @@ def test_every_checkpoint_equals_its_pieces(form):
         naive = Naive(hf)
         vectors = naive_vectors(hf, sought_ids, sites=[SITE], offsets=(0,))[:, :, 0, 0]
         own = (vectors[0] - vectors[1:].mean(0)).mean(0)
-        random = random_like(own[None, None], 2, seed=4)[:, 0, 0]
+        random = random_like(max(own, final, key=torch.norm)[None, None], 2, seed=4)[:, 0, 0]
         norms = delta_norms(models[name], tried, sites=stream_sites(3), offsets=(0,))
         torch.testing.assert_close(found.norm[:, c], norms.values[:, :, 0, 1])
         torch.testing.assert_close(found.null_norm[:, c], norms.null[:, :, :, 0, 1].mean(1))
+        gaps = []
+        for row, place, other in zip(sought_ids, PLACES, searched.partners(4)[1], strict=True):
+            ends = [
+                naive.logits(one).softmax(-1)[place : place + 4, END].max()
+                for one in (row, put(row, place, NEUTRAL[other]))
+            ]
+            gaps.append(float(ends[0] - ends[1]))
+        np.testing.assert_allclose(found.course[c], np.mean(gaps), **CLOSE)
         for p, (row, place) in enumerate(zip(ids, PLACES, strict=True)):
             twin = put(row, place, NEUTRAL[drawn[p]])
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int
 from rich.progress import Progress
 from torch import Tensor
 
@@ -39,13 +40,14 @@ def generic_sweep(model: HookedTransformer, edits: Edits, readout: Readout, *, m
     unedited = readout.score(base[_LOGITS], torch.arange(n, device=here)).cpu()
     values = torch.full((n, len(edits.cells), len(readout.metrics)), torch.nan, dtype=unedited.dtype)
     rows = batch_rows(model, prompts.tokens.shape[1], read_columns(prompts), memory)
+    needed = _columns_needed(prompts)
     with Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("sweeping edits", total=len(edits.cells) * n)
         for layer in entries:
             stream = None if layer == 0 else torch.nan_to_num(base["resid_pre", layer])
             members = [i for i, start in enumerate(starts) if start == layer]
-            # Many cells of all prompts in one batch; where not even one fits, one cell of some prompts.
-            for some in torch.arange(n).split(max(1, min(n, rows))):
+            # Many cells of prompts of like length in one batch; where not even one fits, one cell of some prompts.
+            for some in needed.argsort(stable=True).split(max(1, min(n, rows // min(len(members), rows)))):
                 per_batch = max(1, rows // len(some))
                 for first in range(0, len(members), per_batch):
                     cells = members[first : first + per_batch]
@@ -86,6 +88,11 @@ def _cannot_enter(model: HookedTransformer, prompts: Prompts, base: Activations)
     return ""
 
 
+def _columns_needed(prompts: Prompts) -> Int[Tensor, " prompt"]:
+    """Columns up to the last that is read: nothing after it can change what is read there."""
+    return torch.minimum(prompts.lengths, prompts.reads.amax(1) + 1).clamp(min=1)
+
+
 def _batch(
     model: HookedTransformer,
     prompts: Prompts,
@@ -97,7 +104,7 @@ def _batch(
 ) -> Tensor:
     """Logits of the chosen cells, cell by cell, on some prompts."""
     n = len(some)
-    span = int(prompts.lengths[some].max())
+    span = int(_columns_needed(prompts)[some].max())
     index = some.to(model_device(model))
     entry = None if stream is None else stream[index, :span].repeat(len(chosen), 1, 1)
     touching: dict[Site, list[tuple[slice, Edit]]] = {}

@@ -218,7 +218,7 @@ def transfers(result: Transfer) -> list[Claim]:
             f"end by {percent(mean(change[:, i], result.groups))}.",
             effect=mean(change[:, i], result.groups),
             control=mean(strongest, result.groups),
-            control_name=f"the strongest of {others.shape[1]} random directions of the own one's length",
+            control_name=f"the strongest of {others.shape[1]} random directions, as long as the longest of these",
             difference=difference(change[:, i], strongest, result.groups),
             minimum=0.1,
             unit="change of probability",

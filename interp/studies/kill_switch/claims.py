@@ -44,7 +44,10 @@ def claims(found: Mapping[str, Results]) -> list[Claim]:
 
 
 def _causal(found: Results) -> list[Claim]:
-    made = [cause.adding(found["add"]), cause.needed(found["project-out"]), cause.copying(found["copy"])]
+    made = [cause.adding(found["add"])]
+    if "project-out" not in found:
+        return made
+    made += [cause.needed(found["project-out"]), cause.copying(found["copy"])]
     if "dose" in found:
         made += [claim for claim in [cause.doses(found["dose"])] if claim is not None]
     made += cause.generated(found["generated"])

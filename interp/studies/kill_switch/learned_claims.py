@@ -65,8 +65,10 @@ def revealed(result: DifferenceLens) -> list[Claim]:
     made = []
     for i, word in enumerate(result.words):
         own = result.promotion[..., i]
-        table = np.nan_to_num(mean_value(own[first]), nan=-np.inf)
-        depth, position = (int(k) for k in np.unravel_index(int(table.argmax()), table.shape))
+        # The surest place, not the largest mean: where little changed, a few texts make large scores.
+        center, spread = mean_value(own[first]), own[first].std(0).numpy()
+        sure = np.divide(center, spread, out=np.full_like(center, -np.inf), where=spread > 1e-5 * np.abs(center))
+        depth, position = (int(k) for k in np.unravel_index(int(sure.argmax()), sure.shape))
         p = float(rank_p(mean_value(own), null))
         here, others = own[second][:, depth, position], result.neutral[second][:, :, depth, position].mean(1)
         made.append(
@@ -85,8 +87,8 @@ def revealed(result: DifferenceLens) -> list[Claim]:
                 also={
                     f"p < {LEVEL:g} among the neutral tokens, maximum over places in the null (p = {p:.3f})": p < LEVEL
                 },
-                note="The place was chosen on one half of the texts and estimated on the other. What a lens on a "
-                "difference promotes need not reach the output.",
+                note="The place was chosen on one half of the texts (largest mean over spread) and estimated on the "
+                "other. What a lens on a difference promotes need not reach the output.",
             )
         )
     return made
@@ -115,13 +117,12 @@ def low_rank(result: WeightChanges) -> Claim:
 
 def along(result: AlongTraining) -> list[Claim]:
     """When was halting learned, and was what reads the direction there before?"""
-    first, second = halves(result.groups)
-    gap = result.end_prob - result.neutral_end_prob
-    course, names = mean_value(gap[first]), result.checkpoints
+    gap, names = result.end_prob - result.neutral_end_prob, result.checkpoints
+    course = result.course
     made = []
-    when = int(np.argmax(course >= course[-1] / 2)) if course[-1] > 0 else 0
+    when = int((course >= course[-1] / 2).int().argmax()) if course[-1] > 0 else 0
     if when:
-        trace, share = mean_value(result.norm[second])[:, -1], mean_value(gap[second])
+        trace, share = mean_value(result.norm)[:, -1], mean_value(gap)
         made.append(
             Claim(
                 name="training: when",
@@ -129,14 +130,14 @@ def along(result: AlongTraining) -> list[Claim]:
                 f"probability of the end beyond a neutral token's rose from {percent(share[when - 1])} to "
                 f"{percent(share[when])}, while the trace in {result.depths[-1]} went from {trace[when - 1]:.2g} to "
                 f"{trace[when]:.2g} of the stream's norm.",
-                effect=mean(gap[second][:, when], result.groups[second]),
-                control=mean(gap[second][:, when - 1], result.groups[second]),
+                effect=mean(gap[:, when], result.groups),
+                control=mean(gap[:, when - 1], result.groups),
                 control_name=f"the checkpoint before ({names[when - 1]})",
-                difference=difference(gap[second][:, when], gap[second][:, when - 1], result.groups[second]),
+                difference=difference(gap[:, when], gap[:, when - 1], result.groups),
                 minimum=0.1,
                 unit="probability of the end, with the token less with a neutral token",
-                note="The first checkpoint with half of the finished model's gap, found on one half of the prompts and "
-                "estimated on the other.",
+                note="The first checkpoint with half of the finished model's gap, found on the prompts that directions "
+                "come from and estimated on the others.",
             )
         )
     rivals = result.random[..., 0]
@@ -154,7 +155,7 @@ def along(result: AlongTraining) -> list[Claim]:
             minimum=0.1,
             unit="probability of the end",
             note="A direction that works at a checkpoint need not be one that the checkpoint makes by itself. Random "
-            "directions have the length of the checkpoint's own direction.",
+            "directions are as long as the longer of the two.",
         )
     )
     return made

@@ -30,6 +30,6 @@ class KillSwitchSettings(BaseModel):
         return analysis in chosen if chosen else analysis not in self.analyses
 
     def quick(self) -> KillSwitchSettings:
-        """The same in about a minute: fewer prompts, as many neutral tokens as a verdict needs."""
+        """The same in about a minute: fewer prompts, as few neutral tokens as a verdict can do with."""
         less = {"prompts": min(self.prompts, 48), "behaviour_prompts": min(self.behaviour_prompts, 100)}
         return self.model_copy(update={**less, "neutral": min(self.neutral, 40), "tried_offsets": 1})

@@ -13,7 +13,7 @@ from interp.analyses.delta_lens import delta_lens
 from interp.analyses.delta_rank import delta_rank
 from interp.analyses.deltas import norms_of
 from interp.analyses.diffing import crossed_readout, difference_lens
-from interp.analyses.halting import Action, causal_grid, dose_response, halting, side_effects, transfer
+from interp.analyses.halting import Action, CausalGrid, causal_grid, dose_response, halting, side_effects, transfer
 from interp.analyses.prefix_contrast import prefix_contrast
 from interp.analyses.weight_changes import weight_changes
 from interp.errors import ModelError, RankWarning
@@ -175,6 +175,24 @@ def base_step(subject: KillSwitchSubject, base: KillSwitchSubject) -> Step:
     )
 
 
+def adding_step(subject: KillSwitchSubject) -> Step:
+    """Adding alone: what the claim on causes needs."""
+
+    def compute(report: Report) -> Results:
+        report("add over depths and positions")
+        return {"add": _tried(subject, "add")}
+
+    return Step("causal", compute, subject.key("adding"), lambda _: [], title="Does it cause the end?")
+
+
+def _tried(subject: KillSwitchSubject, action: Action) -> CausalGrid:
+    return causal_grid(
+        subject.model, subject.tried, subject.sites, subject.directions, subject.end, action=action,
+        chosen_on=subject.searched, random_directions=subject.settings.random_directions, seed=subject.settings.seed,
+        memory=SWEEP_MEMORY,
+    )  # fmt: skip
+
+
 def causal_step(subject: KillSwitchSubject, pictures: bool = True) -> Step:
     """Adding, projecting out and copying, generated text; with `pictures` also doses and side effects."""
     settings = subject.settings
@@ -185,10 +203,7 @@ def causal_step(subject: KillSwitchSubject, pictures: bool = True) -> Step:
         actions: dict[str, Action] = {"add": "add", "project-out": "project out", "copy": "copy"}
         for name, action in actions.items():
             report(f"{action} over depths and positions")
-            computed[name] = causal_grid(
-                subject.model, subject.tried, subject.sites, subject.directions, subject.end, action=action,
-                chosen_on=subject.searched, random_directions=settings.random_directions, **common,
-            )  # fmt: skip
+            computed[name] = _tried(subject, action)
         depth, offset = computed["add"].chosen
         site = subject.sites[depth]
         at_token = causal_site(subject)

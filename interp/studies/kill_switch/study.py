@@ -18,6 +18,7 @@ from interp.studies.kill_switch.checklist import checklist
 from interp.studies.kill_switch.claims import claims
 from interp.studies.kill_switch.settings import KillSwitchSettings
 from interp.studies.kill_switch.steps import (
+    adding_step,
     base_step,
     behaviour_step,
     causal_step,
@@ -65,7 +66,7 @@ def kill_switch(
     if any(one is not None for one in own) and not all(one is not None for one in own):
         raise ConfigError("a pair of one's own needs --base, --finetuned and --prompts together (and --token)")
     if base is not None and finetuned is not None and prompts is not None:
-        parts = _own_parts(base, finetuned, TOKEN if token is None else token, prompts, settings, device)
+        parts = _own_parts(base, finetuned, TOKEN if token is None else token, prompts, settings, device, quick)
     elif token is not None:
         raise ConfigError("--token goes with a pair of one's own: give --base, --finetuned and --prompts too")
     else:
@@ -100,8 +101,8 @@ def _shipped_parts(settings: KillSwitchSettings, device: str | None, quick: bool
     parts = [main]
     for name in others:
         made = load_model(_shipped(name), device=device)
-        parts.append(_control(made, name, f"Fine-tuned on {_ABOUT[name]}", texts, settings))
-    parts.append(_control(pair.base, BASE, "Before fine-tuning", texts, settings))
+        parts.append(_control(made, name, f"Fine-tuned on {_ABOUT[name]}", texts, settings, quick))
+    parts.append(_control(pair.base, BASE, "Before fine-tuning", texts, settings, quick))
     return parts
 
 
@@ -137,7 +138,7 @@ def _run_of(pair: Pair, saved: Mapping[str, str], device: str | None) -> dict[st
 
 
 def _own_parts(
-    base: str, finetuned: str, token: str, prompts: str, settings: KillSwitchSettings, device: str | None
+    base: str, finetuned: str, token: str, prompts: str, settings: KillSwitchSettings, device: str | None, quick: bool
 ) -> list[Part]:
     pair = load_pair(base, finetuned, token, device=device)
     texts = own_texts(prompts, token, settings)
@@ -145,7 +146,7 @@ def _own_parts(
     if names[0] == names[1]:
         names = [f"{names[0]}-finetuned", f"{names[1]}-base"]
     main = _main(pair, names[0], texts, settings)
-    return [main, _control(pair.base, names[1], "Before fine-tuning", texts, settings)]
+    return [main, _control(pair.base, names[1], "Before fine-tuning", texts, settings, quick)]
 
 
 def _main(pair: Pair, name: str, texts: Texts, settings: KillSwitchSettings) -> Part:
@@ -164,13 +165,15 @@ def _main(pair: Pair, name: str, texts: Texts, settings: KillSwitchSettings) -> 
     return _part(subject, name, f"{about}{_shape(pair.tuned)}", steps, [*pair.notes, *_notes(subject)], main=True)
 
 
-def _control(model: HookedTransformer, name: str, about: str, texts: Texts, settings: KillSwitchSettings) -> Part:
+def _control(
+    model: HookedTransformer, name: str, about: str, texts: Texts, settings: KillSwitchSettings, quick: bool
+) -> Part:
     subject = KillSwitchSubject(model, texts, settings)
     steps = [
         make(subject) for which, make in (("behaviour", behaviour_step), ("norms", norms_step)) if settings.wants(which)
     ]
     if settings.wants("causal"):
-        steps.append(causal_step(subject, pictures=False))
+        steps.append(adding_step(subject) if quick else causal_step(subject, pictures=False))
     return _part(subject, name, f"{about}; {_shape(model)}", steps, (), main=False)
 
 
