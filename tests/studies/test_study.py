@@ -106,16 +106,31 @@ def test_a_damaged_result_is_made_again(run, tmp_path):
     assert digests(copy) == digests(out)
 
 
-@pytest.mark.parametrize("waits_for", ["accuracy/done.json", "logit-lens/done.json"])
-def test_a_killed_run_ends_like_an_unbroken_one(tmp_path, waits_for):
-    (tmp_path / "s.yaml").write_text(json.dumps({**SMALL, "examples": EXAMPLES}))
-    command = [
-        sys.executable, "-m", "interp.cli", "analyze", "arithmetic-add3", "--config", str(tmp_path / "s.yaml"),
-        "--no-png", "--quiet", "--threads", "1", "--only", "logit-lens,patching,weights",
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """A run on the command line, without its folder."""
+    settings = tmp_path_factory.mktemp("settings") / "s.yaml"
+    settings.write_text(json.dumps({**SMALL, "examples": EXAMPLES}))
+    return [
+        sys.executable, "-m", "interp.cli", "analyze", "arithmetic-add3", "--config", str(settings),
+        "--no-png", "--quiet", "--threads", "1", "--only", "logit-lens,weights", "--out",
     ]  # fmt: skip
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+
+ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def whole(command, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run([*command, str(out)], env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    return out
+
+
+@pytest.mark.parametrize("waits_for", ["accuracy/done.json", "logit-lens/done.json"])
+def test_a_killed_run_ends_like_an_unbroken_one(tmp_path, command, whole, waits_for):
     broken = tmp_path / "broken"
-    process = subprocess.Popen([*command, "--out", str(broken)], env=environment, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([*command, str(broken)], env=ENVIRONMENT, stdout=subprocess.DEVNULL)
     marker = broken / "arithmetic-add3" / waits_for
     deadline = time.time() + 60
     while not marker.exists() and process.poll() is None and time.time() < deadline:
@@ -124,9 +139,7 @@ def test_a_killed_run_ends_like_an_unbroken_one(tmp_path, waits_for):
     process.wait()
     assert marker.exists()
     assert not (broken / "run.json").exists()
-    whole = tmp_path / "whole"
-    for out in (broken, whole):
-        subprocess.run([*command, "--out", str(out)], env=environment, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, str(broken)], env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
     assert digests(broken) == digests(whole)
     assert digests(broken)
     claims = [json.loads((out / "run.json").read_text())["parts"][0]["claims"] for out in (broken, whole)]
