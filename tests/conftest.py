@@ -12,6 +12,17 @@ from interp.prompts import Prompts
 
 torch.set_num_threads(1)
 
+WHOLE = ("test_study", "test_notebooks", "test_parallel")
+"""Files that run whole studies and notebooks. They start first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem in WHOLE:
+            item.add_marker("whole")
+    items.sort(key=lambda item: "whole" not in item.keywords)
+
+
 SIZES = dict(vocab_size=23, bos_token_id=0, eos_token_id=1, pad_token_id=2)
 CONFIGS = {
     "gpt2": GPT2Config(n_positions=16, n_embd=24, n_layer=3, n_head=4, **SIZES),

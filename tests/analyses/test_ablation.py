@@ -39,8 +39,17 @@ def written(naive, ids, name, layer, kind, row, rows):
     return torch.stack(others).mean(0)
 
 
-@pytest.mark.parametrize("kind", ["zero", "mean", "resample"])
-@pytest.mark.parametrize("name", ["z", "mlp_post", "attn_out", "mlp_out"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("z", "zero"),
+        ("z", "mean"),
+        ("z", "resample"),
+        ("mlp_post", "mean"),
+        ("attn_out", "resample"),
+        ("mlp_out", "zero"),
+    ],
+)
 def test_ablation_equals_the_naive_loop(hf, model, prompts, name, kind):
     ids, given = prompts
     by_unit = name in ("z", "mlp_post")

@@ -34,8 +34,10 @@ def diff(logits, answer, foil):
     return float(logits[answer] - logits[foil])
 
 
-@pytest.mark.parametrize("direction", ["denoising", "noising"])
-@pytest.mark.parametrize("name", ["resid_pre", "resid_post", "attn_out", "mlp_out"])
+@pytest.mark.parametrize(
+    ("name", "direction"),
+    [("resid_pre", "denoising"), ("resid_post", "noising"), ("attn_out", "noising"), ("mlp_out", "denoising")],
+)
 def test_stream_patching_equals_the_naive_loop(hf, model, pairs, name, direction):
     clean, corrupted, both, answers, foils = pairs
     found = patching(model, both, site=name, direction=direction, control=False)
