@@ -13,7 +13,7 @@ from interp.prompts import Prompts
 torch.set_num_threads(1)
 
 WHOLE = ("test_study", "test_notebooks", "test_parallel")
-"""Files that run whole studies and notebooks. They start first, so that no process is left alone with one at the end."""
+"""Files that run whole studies and notebooks. They start first, so that no process ends alone with one."""
 
 
 def pytest_collection_modifyitems(items):
