@@ -1,0 +1,195 @@
+"""A judge: a model that reads a prompt and says safe or unsafe. Its number is the log-odds of unsafe.
+
+Two kinds of models judge: a language model asked in a template and read at its next token, and a sequence classifier
+with two classes. A classifier is turned into a language model whose unembedding has the head's two rows, so that every
+analysis works on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from interp.errors import ConfigError, DataError, ModelError, PromptError
+from interp.files import read_json, shipped_model
+from interp.metrics import Metric, Targets, logit_diff
+from interp.models.load import HookedTransformer, info, load_model, quiet_transformers
+from interp.models.run import MEMORY, capture
+from interp.models.sweeps import Readout
+from interp.prompts import Prompts, following_token
+
+FILE = "judge.json"
+"""Beside a model's weights: how it is asked and what it answers."""
+LOG_ODDS: Metric = replace(logit_diff, name="log_odds", unit="log-odds of unsafe (nats)")
+Spans = Mapping[str, tuple[int, int]]
+"""Roles of a text as spans of its characters."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A model, how it is asked, and the two tokens it answers with."""
+
+    model: HookedTransformer
+    template: str
+    """What is asked, with `{prompt}` where the prompt goes."""
+    safe: int
+    unsafe: int
+    """Token ids of the answers."""
+
+    @classmethod
+    def of(cls, model: HookedTransformer, *, template: str, safe: str, unsafe: str) -> Judge:
+        """A language model as judge; the answers are written as they follow the template (`" safe"`)."""
+        if template.count("{prompt}") != 1:
+            raise ConfigError(f"a judge's template names {{prompt}} once, not {template!r}")
+        if model.tokenizer is None:
+            raise ModelError(f"{info(model).name} has no tokenizer, and a judge reads text")
+        asked = template.replace("{prompt}", "hello")
+        ids = [following_token(asked, answer, model.tokenizer) for answer in (safe, unsafe)]
+        if ids[0] == ids[1]:
+            raise ConfigError(f"the answers {safe!r} and {unsafe!r} begin with the same token; choose others")
+        return cls(model, template, *ids)
+
+    def prompts(
+        self,
+        texts: Sequence[str],
+        *,
+        labels: pd.DataFrame | None = None,
+        groups: Int[Tensor, " prompt"] | None = None,
+        spans: Sequence[Spans] | None = None,
+    ) -> Prompts:
+        """The texts in the template, read where the verdict is given, with the answer unsafe.
+
+        Roles: `text.first` and `text.last`, the ends of the text within the template; `verdict`, where it is read; and
+        those in `spans`, at the last token of each span.
+        """
+        if not texts:
+            raise PromptError("there are no prompts to judge; give at least one")
+        before, after = self.template.split("{prompt}")
+        made = Prompts.from_texts([f"{before}{text}{after}" for text in texts], self.model.tokenizer)
+        names = list(dict.fromkeys(name for one in spans or () for name in one))
+        columns = {name: torch.full((len(texts),), -1) for name in ("text.first", "text.last", *names)}
+        for i, text in enumerate(texts):
+            places = self._places(made.texts[i])
+            whole = _within(places, len(before), len(before) + len(text))
+            columns["text.first"][i], columns["text.last"][i] = whole[0], whole[-1]
+            for name, (start, end) in (spans[i] if spans is not None else {}).items():
+                columns[name][i] = _within(places, len(before) + start, len(before) + end)[-1]
+        return replace(
+            made, texts=tuple(texts), roles={**made.roles, **columns, "verdict": made.lengths - 1},
+            answers=torch.full((len(texts), 1), self.unsafe), read_names=("verdict",),
+            labels=made.labels if labels is None else labels.reset_index(drop=True),
+            groups=made.groups if groups is None else groups.cpu().long(),
+        )  # fmt: skip
+
+    def targets(self, prompts: Prompts) -> Targets:
+        """What the log-odds compare: unsafe with safe."""
+        return Targets(prompts.answers, torch.full_like(prompts.answers, self.safe))
+
+    def readout(self, prompts: Prompts) -> Readout:
+        """The log-odds of unsafe, for sweeps."""
+        return Readout((LOG_ODDS,), self.targets(prompts))
+
+    def log_odds(self, prompts: Prompts, *, memory: int = MEMORY, progress: bool = False) -> Float[Tensor, " prompt"]:
+        """Log-odds of unsafe over safe; above 0 the judge says unsafe."""
+        logits = capture(self.model, prompts, ["logits"], memory=memory, progress=progress)["logits"]
+        return LOG_ODDS.score(logits, self.targets(prompts)).cpu()
+
+    def _places(self, text: str) -> list[tuple[int, int]]:
+        tokenizer: Any = self.model.tokenizer
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(f"the tokenizer of {info(self.model).name} does not say where its tokens stand in a text")
+        return tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+
+
+def load_judge(
+    name_or_path: str | Path,
+    *,
+    template: str | None = None,
+    safe: str | None = None,
+    unsafe: str | None = None,
+    **options: Any,
+) -> Judge:
+    """A judge from a shipped name, a folder, a Hugging Face name or a PEFT adapter; `options` as for `load_model`.
+
+    A folder written by this library says itself how it is asked. For others give the template and both answers; for a
+    sequence classifier the names or numbers of its two classes.
+    """
+    folder = shipped_model(str(name_or_path)) or Path(name_or_path)
+    if (folder / FILE).is_file():
+        told = read_json(folder / FILE)
+        try:
+            template, safe, unsafe = (
+                str(told[key]) if given is None else given
+                for key, given in (("template", template), ("safe", safe), ("unsafe", unsafe))
+            )
+        except (KeyError, TypeError):
+            raise DataError(f"{folder / FILE} does not name template, safe and unsafe") from None
+    config = _config(name_or_path, options)
+    if config is not None and any("SequenceClassification" in name for name in config.architectures or ()):
+        return _classifier(name_or_path, config, template or "{prompt}", safe, unsafe, options)
+    if template is None or safe is None or unsafe is None:
+        raise ConfigError(f"{name_or_path} does not say how it is asked; give the template and both answers")
+    return Judge.of(load_model(name_or_path, **options), template=template, safe=safe, unsafe=unsafe)
+
+
+def _within(places: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
+    """Tokens that cover some of these characters."""
+    found = [i for i, (first, last) in enumerate(places) if first < end and last > start and last > first]
+    if not found:
+        raise PromptError("a text has no token of its own; give it some text")
+    return found
+
+
+def _config(name_or_path: str | Path, options: Mapping[str, Any]) -> Any:
+    """The configuration where the model has one of its own (an adapter has none)."""
+    source = shipped_model(str(name_or_path)) or name_or_path
+    remote = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+    try:
+        return AutoConfig.from_pretrained(str(source), **remote)
+    except (OSError, ValueError):
+        return None  # load_model says what is wrong
+
+
+def _classifier(
+    source: str | Path, config: Any, template: str, safe: str | None, unsafe: str | None, options: Mapping[str, Any]
+) -> Judge:
+    """A language model with the body of a classifier, whose first two unembedding rows are the classes."""
+    if template.count("{prompt}") != 1:
+        raise ConfigError(f"a judge's template names {{prompt}} once, not {template!r}")
+    remote = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+    with quiet_transformers():
+        given = AutoModelForSequenceClassification.from_pretrained(str(source), use_safetensors=True, **remote)
+        tokenizer = AutoTokenizer.from_pretrained(str(source), **remote)
+        head = getattr(given, "score", None)
+        if head is None or getattr(head, "bias", None) is not None or head.weight.shape[0] != 2:
+            raise ModelError(f"{source} is no decoder with a linear head of two classes and without bias")
+        rows = [_class(config, label, default) for label, default in ((safe, 0), (unsafe, 1))]
+        config.tie_word_embeddings = False
+        model = AutoModelForCausalLM.from_config(config)
+    prefix = given.base_model_prefix
+    getattr(model, prefix).load_state_dict(getattr(given, prefix).state_dict())
+    out = model.get_output_embeddings().weight
+    with torch.no_grad():
+        out.zero_()
+        out[:2] = head.weight[rows].to(out)
+    model.config.name_or_path = str(source)
+    kept = {name: value for name, value in options.items() if name not in remote}
+    return Judge(load_model(model, tokenizer, **kept), template, 0, 1)
+
+
+def _class(config: Any, label: str | None, default: int) -> int:
+    names = {str(name).lower(): int(number) for number, name in (config.id2label or {}).items()}
+    if label is None:
+        return default
+    found = names.get(label.lower(), int(label) if label in ("0", "1") else None)
+    if found is None:
+        raise ConfigError(f"there is no class {label!r}; the classes are {', '.join(names)}")
+    return found
