@@ -33,7 +33,7 @@ Rows = Sequence[int] | Sequence[bool] | np.ndarray | Tensor
 
 def chosen_rows(index: Rows, n: int) -> Int[Tensor, " row"]:
     """The numbers of the chosen prompts. Raises PromptError for none, for a mask of another length, or out of range."""
-    rows = torch.as_tensor(np.asarray(index))
+    rows = index if isinstance(index, Tensor) else torch.from_numpy(np.array(index))
     if rows.dtype == torch.bool and len(rows) != n:
         raise PromptError(f"a mask over {len(rows)} prompts does not fit {n} prompts")
     if rows.dtype == torch.bool:

@@ -138,7 +138,7 @@ class SideEffects:
     """Divergence of the next-token distributions on unrelated text while an edit is in force, nats."""
 
     edits: tuple[str, ...]
-    """`project out` at every token; `add` once, at the second token, read at all later ones."""
+    """`project out` every direction at its depth, at every token; `add` one once, at the second token."""
     values: Float[Tensor, "prompt edit"]
     random: Float[Tensor, "prompt direction edit"]
     groups: Int[Tensor, " prompt"]
@@ -150,13 +150,15 @@ class SideEffects:
 
 @dataclass(frozen=True, eq=False)
 class Transfer:
-    """Probability of the end with directions from elsewhere, added to neutral twins at one cell."""
+    """Probability of the end with directions from elsewhere, added to neutral twins at one cell, all of one length."""
 
     where: str
     sources: tuple[str, ...]
     values: Float[Tensor, "prompt source"]
     base: Float[Tensor, " prompt"]
     random: Float[Tensor, "prompt direction"]
+    neutral: Float[Tensor, "prompt token"]
+    """With neutral tokens' directions; nan where the prompt holds that token."""
     groups: Int[Tensor, " prompt"]
 
     def to_frame(self) -> pd.DataFrame:
@@ -390,8 +392,8 @@ def halting(
 def side_effects(
     model: HookedTransformer,
     prompts: Prompts,
-    site: Site,
-    direction: Float[Tensor, " d_model"],
+    directions: Mapping[Site, Float[Tensor, " d_model"]],
+    chosen: Site,
     *,
     reads: int = 12,
     random_directions: int = FEWEST_RANDOM,
@@ -399,7 +401,12 @@ def side_effects(
     memory: int = MEMORY,
     progress: bool = False,
 ) -> SideEffects:
-    """Divergence from the unedited model at up to `reads` tokens of unrelated text, from the third on."""
+    """Divergence from the unedited model at up to `reads` tokens of unrelated text, from the third on.
+
+    All `directions` are projected out together, each at its own site; that of the `chosen` site is added.
+    """
+    if chosen not in directions:
+        raise ConfigError(f"the chosen site {chosen} is not among the directions")
     columns = torch.arange(2, 2 + reads).expand(len(prompts), -1)
     columns = torch.where(columns < prompts.lengths[:, None], columns, -1)
     if not bool((columns >= 0).any()):
@@ -409,10 +416,13 @@ def side_effects(
         read_names=tuple(f"token {i}" for i in range(2, 2 + reads)),
     )  # fmt: skip
     before = capture(model, asked, ["logits"], memory=memory)["logits"].float().log_softmax(-1).cpu()
-    every = torch.cat([direction[None], random_like(direction[None, None], random_directions, seed=seed)[:, 0, 0]])
-    cells = []
-    for one in every:
-        cells += [[Edit(site, ProjectOut(one))], [Edit(site, Add(one), at=1)]]
+    sites = list(directions)
+    own = torch.stack([directions[site] for site in sites])
+    every = torch.cat([own[None], random_like(own[:, None], random_directions, seed=seed)[:, :, 0]])
+    cells: list[list[Edit]] = []
+    for vectors in every:
+        cells.append([Edit(site, ProjectOut(one)) for site, one in zip(sites, vectors, strict=True)])
+        cells.append([Edit(chosen, Add(vectors[sites.index(chosen)]), at=1)])
     readout = Readout.of(asked, [METRICS["kl"]], Targets(asked.answers, reference=before))
     found = sweep(model, Edits(asked, cells), readout, memory=memory, progress=progress).values[..., 0]
     table = found.reshape(len(asked), len(every), 2)
@@ -426,6 +436,7 @@ def transfer(
     sources: Mapping[str, Float[Tensor, " d_model"]],
     end: int,
     *,
+    neutral: Float[Tensor, "token d_model"] | None = None,
     at: Position = TOKEN,
     random_directions: int = FEWEST_RANDOM,
     seed: int = 0,
@@ -433,12 +444,17 @@ def transfer(
 ) -> Transfer:
     """Add directions found elsewhere (other templates, checkpoint, training set, seed) to neutral twins.
 
-    Random directions are as long as the longest source.
+    Every direction, also the random ones and those of the `neutral` tokens, is brought to the first source's length,
+    so that directions are compared and not sizes.
     """
-    asked = reading_end(twins.partners(seed)[0], end)
+    prompts, drawn = twins.partners(seed)
+    asked = reading_end(prompts, end)
+    first = next(iter(sources.values()))
     table = torch.stack(list(sources.values()))
-    longest = table[table.norm(dim=-1).argmax()]
-    every = torch.cat([table, random_like(longest[None, None], random_directions, seed=seed)[:, 0, 0]])
+    table = torch.cat([table, table[:0] if neutral is None else neutral])
+    every = torch.cat(
+        [matched_length(table, first), random_like(first[None, None], random_directions, seed=seed)[:, 0, 0]]
+    )
     cells = [[Edit(site, Add(one), at=at)] for one in every]
     found = sweep(model, Edits(asked, cells), Readout.of(asked, [largest_prob()]), memory=memory)
     values = _where_there(found.values[..., 0], asked, at)
@@ -447,7 +463,10 @@ def transfer(
         sources=tuple(sources),
         values=values[:, : len(sources)].clone(),
         base=found.base[:, 0],
-        random=values[:, len(sources) :].clone(),
+        random=values[:, len(table) :].clone(),
+        neutral=values[:, len(sources) : len(table)].masked_fill(
+            torch.arange(len(table) - len(sources)) == drawn[:, None], torch.nan
+        ),
         groups=twins.prompts.groups,
     )
 

@@ -288,7 +288,7 @@ def plot_side_effects(result: SideEffects) -> go.Figure:
                     half=0.1, legendgroup="random", showlegend=place == 0,
                 )
             )  # fmt: skip
-    texts = {"project out": "projected out<br>at every token", "add": "added once,<br>at the second token"}
+    texts = {"project out": "projected out at every<br>depth and token", "add": "added once,<br>at the second token"}
     heading(
         made,
         "Side effects: divergence of the next-token distributions on unrelated text (nats)",
@@ -306,14 +306,16 @@ def plot_side_effects(result: SideEffects) -> go.Figure:
 def plot_transfer(result: Transfer) -> go.Figure:
     """Probability of the end with directions from elsewhere, beside no edit and the strongest random direction."""
     found = mean(result.values, result.groups)
-    null = mean_value(result.random)
-    base, most = float(mean_value(result.base)), float(quantiles(null, (1.0,))[0]) if len(null) else np.nan
+    base = float(mean_value(result.base))
+    nulls = {"random": mean_value(result.random), "neutral": mean_value(result.neutral)}
+    most = {which: float(np.nanmax(null, initial=-np.inf)) for which, null in nulls.items()}
     names = ["<br>".join(map(word, wrap(source, 20))) or word(source) for source in result.sources]
     made = go.Figure()
     _bars(made, names, found, [0] * len(names))
     ends = [-0.5, len(names) - 0.5]
     for value, name, line in (
-        (most, f"strongest of {number_of(len(null), 'random direction')}", CONTROL),
+        (most["random"], f"strongest of {number_of(len(nulls['random']), 'random direction')}", CONTROL),
+        (most["neutral"], f"of {number_of(len(nulls['neutral']), 'neutral token')}", dict(color=GREY, width=1.5)),
         (base, "without an edit", dict(color="black", dash="dash", width=1.5)),
     ):
         if np.isfinite(value):
@@ -326,7 +328,7 @@ def plot_transfer(result: Transfer) -> go.Figure:
         "Transfer: probability of the end with a direction from elsewhere added",
         f"added to neutral twins at {word(result.where)}; mean over {number_of(len(result.values), 'prompt')}, "
         f"{interval(found, 'error bars')}",
-        "grey dotted: the random direction, as long as the longest of these, that does most; dashed: no edit",
+        "all of one length; grey: the random and the neutral direction that does most (dotted, solid); dashed: no edit",
         width=max(760, 260 + 110 * len(names)), height=470,
     )  # fmt: skip
     made.update_xaxes(title="where the direction comes from", **ticks(names, most=99), range=ends, showgrid=False)
@@ -343,12 +345,12 @@ def plot_along_training(result: AlongTraining) -> go.Figure:
         rows=1, cols=2, horizontal_spacing=0.1,
         subplot_titles=["probability of the end, by checkpoint", "norm of the delta / norm of the stream, by depth"],
     )  # fmt: skip
-    low, high, most = quantiles(mean_value(result.random), (0.025, 0.975, 1.0))
+    low, high, most = quantiles(mean_value(result.rivals), (0.025, 0.975, 1.0))
     left = dict(legendgroup="left")
-    made.add_trace(ribbon(x, low, high, GREY, "random directions, 95 %", alpha=0.28, **left), row=1, col=1)
+    made.add_trace(ribbon(x, low, high, GREY, "random and neutral directions, 95 %", alpha=0.28, **left), row=1, col=1)
     made.add_trace(
         go.Scatter(
-            x=x, y=most, name=f"strongest of {result.random.shape[1]} random", mode="lines",
+            x=x, y=most, name=f"strongest of {result.rivals.shape[1]}", mode="lines",
             line=dict(color=GREY, width=1.2), hoverinfo="skip", **left,
         ),
         row=1, col=1,
@@ -391,7 +393,7 @@ def plot_along_training(result: AlongTraining) -> go.Figure:
         "Along training: probability of the end, and size of the token's delta, at each checkpoint",
         f"mean over {number_of(len(result.end_prob), 'prompt')}, {interval(norm, 'bands')} (right: on hover); "
         f"directions added to neutral twins at {word(result.where)}",
-        "grey: random directions as long as the longer of the two; dotted: neutral tokens in its place"
+        "all directions as long as the last one's; grey: random and neutral ones; dotted: neutral tokens in its place"
         + (f"; right: {len(shown)} of {len(x)} checkpoints" if len(shown) < len(x) else ""),
         top=24, width=1180, height=520,
     )  # fmt: skip

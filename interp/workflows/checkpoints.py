@@ -41,11 +41,12 @@ class AlongTraining:
     null_norm: Float[Tensor, "prompt checkpoint depth"]
     """Mean over the neutral tokens."""
     own: Float[Tensor, "prompt checkpoint"]
-    """Probability of the end on neutral twins with the checkpoint's own direction added."""
+    """Probability of the end on neutral twins with the checkpoint's own direction added, at the last one's length."""
     final: Float[Tensor, "prompt checkpoint"]
     """The same with the direction of the last checkpoint."""
-    random: Float[Tensor, "prompt direction checkpoint"]
-    """The same with random directions, as long as the longer of these two."""
+    rivals: Float[Tensor, "prompt direction checkpoint"]
+    """The same with random directions and then the checkpoint's neutral tokens' own, at that length; nan where the
+    prompt holds that token."""
     course: Float[Tensor, " checkpoint"]
     """Mean of `end_prob` less `neutral_end_prob` on the prompts that directions come from: for choosing a
     checkpoint without looking at the others."""
@@ -56,7 +57,7 @@ class AlongTraining:
         """One row for each prompt and checkpoint."""
         return grid_frame(
             {"checkpoint": self.checkpoints}, end_prob=self.end_prob, neutral=self.neutral_end_prob, own=self.own,
-            final=self.final, random=self.random.mean(1),
+            final=self.final, rivals=self.rivals.nanmean(1),
         )  # fmt: skip
 
 
@@ -80,11 +81,11 @@ def along_training(
     names, rows, depths, where = [], [], (), ""
     for name, model in models:
         sites = stream_sites(int(model.cfg.n_layers))
-        own = mean_deltas(TwinRuns(model, searched, [site], offsets=(0,), memory=memory))[0, 0, 0]
+        directions = mean_deltas(TwinRuns(model, searched, [site], offsets=(0,), memory=memory))[:, 0, 0]
         norms = norms_of(TwinRuns(model, tried, sites, offsets=(0,), memory=memory))
         moved = transfer(
-            model, tried, site, {"own": own, "final": final}, end, random_directions=random_directions, seed=seed,
-            memory=memory,
+            model, tried, site, {"final": final, "own": directions[0]}, end, neutral=directions[1:],
+            random_directions=random_directions, seed=seed, memory=memory,
         )  # fmt: skip
         depths, where = norms.depths, f"{depth_name(site)}, {TOKEN}"
         names.append(name)
@@ -99,12 +100,12 @@ def along_training(
                 norms.values[:, :, 0, 1],
                 norms.null[:, :, :, 0, 1].mean(1),
                 *moved.values.unbind(1),
-                moved.random,
+                torch.cat([moved.random, moved.neutral], 1),
             )
         )
     if not rows:
         raise PromptError("there is no checkpoint to look at; give at least one")
-    with_token, without, course, norm, null, mine, last, random = zip(*rows, strict=True)
+    with_token, without, course, norm, null, last, mine, random = zip(*rows, strict=True)
     return AlongTraining(
         checkpoints=tuple(names),
         depths=depths,
@@ -114,7 +115,7 @@ def along_training(
         null_norm=torch.stack(null, 1),
         own=torch.stack(mine, 1),
         final=torch.stack(last, 1),
-        random=torch.stack(random, 2),
+        rivals=torch.stack(random, 2),
         course=torch.stack(course),
         where=where,
         groups=tried.prompts.groups,

@@ -236,7 +236,7 @@ def test_doses_and_transfer_equal_the_naive_loop(hf, model):
     vectors = DIRECTIONS[:, 2, 0]
     dosed = dose_response(model, twins, site, vectors, END, at="token+1", doses=doses, random_directions=2, seed=2)
     sources = {"one": vectors[0], "other": vectors[3]}
-    moved = transfer(model, twins, site, sources, END, random_directions=2, seed=2)
+    moved = transfer(model, twins, site, sources, END, neutral=vectors[1:], random_directions=2, seed=2)
     random = random_like(vectors[:1, None], 2, seed=2)[:, 0, 0]
     for p, (row, place) in enumerate(zip(ids, PLACES, strict=True)):
         row = put(row, place, NEUTRAL[partner[p]])
@@ -246,9 +246,13 @@ def test_doses_and_transfer_equal_the_naive_loop(hf, model):
 
         np.testing.assert_allclose(moved.base[p], end_of(naive, row, place), **CLOSE)
         for s, vector in enumerate(sources.values()):
-            np.testing.assert_allclose(moved.values[p, s], after(vector, place), **CLOSE)
-        other = random[1] / random[1].norm() * vectors[[0, 3]].norm(dim=-1).max()
-        np.testing.assert_allclose(moved.random[p, 1], after(other, place), **CLOSE)
+            same = vector / vector.norm() * vectors[0].norm()
+            np.testing.assert_allclose(moved.values[p, s], after(same, place), **CLOSE)
+        np.testing.assert_allclose(moved.random[p, 1], after(random[1], place), **CLOSE)
+        for n in range(2):
+            same = vectors[1 + n] / vectors[1 + n].norm() * vectors[0].norm()
+            wanted = torch.nan if n == int(partner[p]) else after(same, place)
+            np.testing.assert_allclose(moved.neutral[p, n], wanted, **CLOSE)
         if place + 1 == len(row):
             for part in (dosed.values, dosed.random, dosed.neutral):
                 assert part[p].isnan().all()  # it has no such token
@@ -268,29 +272,39 @@ def test_doses_and_transfer_equal_the_naive_loop(hf, model):
 
 
 def test_side_effects_equal_the_naive_loop(hf, model, side):
-    naive, site, vector = Naive(hf), Site("resid_post", 0), 3 * drawn(24, seed=5)
+    naive, sites, chosen = Naive(hf), [Site("resid_post", 0), Site("resid_post", 1)], Site("resid_post", 1)
+    directions = {site: 3 * drawn(24, seed=5 + i) for i, site in enumerate(sites)}
     ids = [row for row in twins_of()[0] if len(row) > 0] + [torch.tensor([4, 6])]
-    found = side_effects(model, padded(ids, side), site, vector, reads=4, random_directions=2, seed=1)
-    random = random_like(vector[None, None], 2, seed=1)[:, 0, 0]
+    found = side_effects(model, padded(ids, side), directions, chosen, reads=4, random_directions=2, seed=1)
+    random = random_like(torch.stack(list(directions.values()))[:, None], 2, seed=1)[:, :, 0]
+
+    def put_in(vector, change):
+        unit = vector / vector.norm()
+
+        def act(x):
+            x = x.clone()
+            column = slice(None) if change == "project out" else 1
+            x[column] = x[column] + vector if change == "add" else x[column] - (x[column] @ unit)[:, None] * unit
+            return x
+
+        return act
+
     for p, row in enumerate(ids):
         before = naive.logits(row).double().log_softmax(-1)
-        for kind, change in enumerate(("project out", "add")):
-            for own, way in ((found.values[p, kind], vector), (found.random[p, 1, kind], random[1])):
-                column = slice(None) if change == "project out" else 1
-                unit = way / way.norm()
-
-                def put_in(x, column=column, way=way, unit=unit, change=change):
-                    x = x.clone()
-                    here = x[column]
-                    x[column] = here + way if change == "add" else here - (here @ unit)[:, None] * unit
-                    return x
-
-                after = naive.logits(row, ("resid_post", 0, put_in)).double().log_softmax(-1)
+        for own, vectors in ((found.values[p], list(directions.values())), (found.random[p, 1], random[1])):
+            edits = [
+                [("resid_post", layer, put_in(vectors[layer], "project out")) for layer in (0, 1)],
+                [("resid_post", 1, put_in(vectors[1], "add"))],
+            ]
+            for kind, changes in enumerate(edits):
+                after = naive.logits(row, *changes).double().log_softmax(-1)
                 apart = (before.exp() * (before - after)).sum(-1)[2:6]
-                np.testing.assert_allclose(own, apart.mean() if len(apart) else torch.nan, atol=1e-5, rtol=1e-4)
+                np.testing.assert_allclose(own[kind], apart.mean() if len(apart) else torch.nan, atol=1e-5, rtol=1e-4)
     assert found.edits == ("project out", "add")
     with pytest.raises(PromptError, match="shorter than three tokens"):
-        side_effects(model, padded([torch.tensor([4, 6])], side), site, vector)
+        side_effects(model, padded([torch.tensor([4, 6])], side), directions, chosen)
+    with pytest.raises(ConfigError, match="is not among the directions"):
+        side_effects(model, padded(ids, side), directions, Site("resid_post", 2))
 
 
 def test_each_prompt_s_own_vector_equals_a_run_by_itself(small):

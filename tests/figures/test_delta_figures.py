@@ -137,7 +137,9 @@ def effects():
 
 
 def transfer():
-    return Transfer(WHERE, ("own", HOSTILE), drawn(PROMPTS, 2), drawn(PROMPTS), drawn(PROMPTS, 6), GROUPS)
+    return Transfer(
+        WHERE, ("own", HOSTILE), drawn(PROMPTS, 2), drawn(PROMPTS), drawn(PROMPTS, 6), drawn(PROMPTS, 4, seed=1), GROUPS
+    )
 
 
 def along(count=3):
@@ -145,7 +147,7 @@ def along(count=3):
     return AlongTraining(
         checkpoints=(HOSTILE, *(f"step-{i}" for i in range(count - 1))), depths=STREAM, end_prob=drawn(*shape),
         neutral_end_prob=drawn(*shape, seed=1), norm=drawn(*shape, 3), null_norm=drawn(*shape, 3, seed=1),
-        own=drawn(*shape, seed=2), final=drawn(*shape, seed=3), random=drawn(PROMPTS, 6, count),
+        own=drawn(*shape, seed=2), final=drawn(*shape, seed=3), rivals=drawn(PROMPTS, 6, count),
         course=drawn(count), where=WHERE, groups=GROUPS,
     )  # fmt: skip
 
@@ -439,7 +441,9 @@ def test_side_effects_and_transfer_beside_their_controls():
     (bars,) = of_kind(made, go.Bar)
     np.testing.assert_allclose(bars.y, moved.values.mean(0), rtol=1e-5)
     lines = [float(np.asarray(line.y)[0]) for line in of_kind(made, go.Scatter)]
-    np.testing.assert_allclose(lines, [moved.random.mean(0).max(), moved.base.mean()], rtol=1e-5)
+    np.testing.assert_allclose(
+        lines, [moved.random.mean(0).max(), moved.neutral.mean(0).max(), moved.base.mean()], rtol=1e-5
+    )
 
 
 def test_along_training_shows_behaviour_cause_and_trace():
@@ -452,7 +456,7 @@ def test_along_training_shows_behaviour_cause_and_trace():
         ("neutral token", result.neutral_end_prob),
     ):
         np.testing.assert_allclose(named(made, name).y, values.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(named(made, "strongest of 6 random").y, result.random.mean(0).amax(0), rtol=1e-5)
+    np.testing.assert_allclose(named(made, "strongest of 6").y, result.rivals.mean(0).amax(0), rtol=1e-5)
     np.testing.assert_allclose(named(made, "step-1").y, result.norm[:, 2].mean(0), rtol=1e-5)
     dotted = [trace for trace in made.data if trace.name == "neutral tokens' mean"]
     np.testing.assert_allclose(dotted[2].y, result.null_norm[:, 2].mean(0), rtol=1e-5)

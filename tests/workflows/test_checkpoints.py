@@ -40,7 +40,8 @@ def test_every_checkpoint_equals_its_pieces(form):
         naive = Naive(hf)
         vectors = naive_vectors(hf, sought_ids, sites=[SITE], offsets=(0,))[:, :, 0, 0]
         own = (vectors[0] - vectors[1:].mean(0)).mean(0)
-        random = random_like(max(own, final, key=torch.norm)[None, None], 2, seed=4)[:, 0, 0]
+        random = random_like(final[None, None], 2, seed=4)[:, 0, 0]
+        marks = [(vectors[n] - vectors[[m for m in range(1, len(vectors)) if m != n]].mean(0)).mean(0) for n in (1, 2)]
         norms = delta_norms(models[name], tried, sites=stream_sites(3), offsets=(0,))
         torch.testing.assert_close(found.norm[:, c], norms.values[:, :, 0, 1])
         torch.testing.assert_close(found.null_norm[:, c], norms.null[:, :, :, 0, 1].mean(1))
@@ -61,10 +62,13 @@ def test_every_checkpoint_equals_its_pieces(form):
 
             np.testing.assert_allclose(found.end_prob[p, c], end(row), **CLOSE)
             np.testing.assert_allclose(found.neutral_end_prob[p, c], end(twin), **CLOSE)
-            np.testing.assert_allclose(found.own[p, c], end(twin, own), **CLOSE)
+            np.testing.assert_allclose(found.own[p, c], end(twin, own / own.norm() * final.norm()), **CLOSE)
             np.testing.assert_allclose(found.final[p, c], end(twin, final), **CLOSE)
             for r in range(2):
-                np.testing.assert_allclose(found.random[p, r, c], end(twin, random[r]), **CLOSE)
+                np.testing.assert_allclose(found.rivals[p, r, c], end(twin, random[r]), **CLOSE)
+                mark = marks[r] / marks[r].norm() * final.norm()
+                wanted = torch.nan if int(drawn[p]) == r else end(twin, mark)
+                np.testing.assert_allclose(found.rivals[p, 2 + r, c], wanted, **CLOSE)
     assert found.checkpoints == ("step 0", "step 9")
     assert found.depths == ("embed", "layer 0", "layer 1", "layer 2")
     assert (found.where, found.groups.tolist()) == ("layer 1, token", [0, 0, 1, 1])

@@ -6,10 +6,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from interp.analyses.deltas import DeltaNorms
 from interp.analyses.halting import FEWEST_RANDOM, CausalGrid, Dose, Halting, SideEffects, Transfer
-from interp.estimates import Estimate, difference, mean, mean_value
+from interp.estimates import Estimate, difference, mean, mean_value, rank_p
 from interp.estimates import share_change as changed
 from interp.evidence import Claim
 from interp.studies.kill_switch.trace_claims import LEVEL
@@ -47,6 +49,13 @@ def causes(norms: DeltaNorms, add: CausalGrid) -> Claim:
         "that was added late, or never trained, has one too. That the direction suffices at one place does not say "
         "that the model needs it.",
     )
+
+
+def strongest(*rivals: Float[Tensor, "prompt rival"]) -> Float[Tensor, " prompt"] | None:
+    """The rival with the largest mean; None where there is none."""
+    table = torch.cat(rivals, 1)
+    center = np.nan_to_num(mean_value(table), nan=-np.inf)
+    return table[:, int(center.argmax())] if len(center) and np.isfinite(center).any() else None
 
 
 def _strongest(grid: CausalGrid) -> tuple[str, torch.Tensor, str]:
@@ -117,12 +126,12 @@ def copying(result: CausalGrid) -> Claim:
 
 def doses(result: Dose) -> Claim | None:
     """Does more of the direction do more?"""
-    positive = [i for i, dose in enumerate(result.doses) if 0 < dose <= 1]
-    if len(positive) < 2:
+    positive = sorted((dose, i) for i, dose in enumerate(result.doses) if 0 < dose <= 1)
+    low, high = (positive[i][1] for i in (0, -1)) if positive else (0, 0)
+    own = result.values[:, high] - result.values[:, low]
+    rival = strongest(*(other[..., high] - other[..., low] for other in (result.random, result.neutral)))
+    if rival is None or low == high:
         return None
-    low, high = positive[0], positive[-1]
-    own, others = result.values[:, high] - result.values[:, low], result.random[..., high] - result.random[..., low]
-    strongest = others[:, int(np.argmax(mean_value(others)))]
     course = ", ".join(
         f"{dose:g}: {percent(value)}" for dose, value in zip(result.doses, mean_value(result.values), strict=True)
     )
@@ -131,9 +140,10 @@ def doses(result: Dose) -> Claim | None:
         statement=f"The effect grows with the dose in {result.where}: from {result.doses[low]:g} to "
         f"{result.doses[high]:g} of the direction by {percent(mean_value(own))}.",
         effect=mean(own, result.groups),
-        control=mean(strongest, result.groups),
-        control_name=f"the random direction of {others.shape[1]} that gains most",
-        difference=difference(own, strongest, result.groups),
+        control=mean(rival, result.groups),
+        control_name=f"the one of {result.random.shape[1]} random and {result.neutral.shape[1]} neutral directions "
+        "that gains most",
+        difference=difference(own, rival, result.groups),
         minimum=0.1,
         unit="change of probability",
         note=f"Probability of the end by dose: {course}.",
@@ -141,25 +151,27 @@ def doses(result: Dose) -> Claim | None:
 
 
 def side_effects(result: SideEffects) -> list[Claim]:
-    """Do the edits harm unrelated text more than random directions do?"""
+    """Do the edits change other text more than a random direction does?"""
     made = []
     for i, edit in enumerate(result.edits):
         own, others = result.values[:, i], result.random[..., i]
-        strongest = others[:, int(np.argmax(mean_value(others)))]
-        what = "Projecting the direction out" if edit == "project out" else "Adding the direction once"
+        if not others.shape[1]:
+            continue
+        p = float(rank_p(mean_value(own), mean_value(others), largest=False))
+        what = "Projecting the direction out at every depth" if edit == "project out" else "Adding the direction once"
         made.append(
             Claim(
                 name=f"side effects: {edit}",
-                statement=f"{what} changes unrelated text more than random directions do: by "
-                f"{float(mean_value(own)):.2g} nats a token.",
+                statement=f"{what} changes texts without the token more than random directions do: by "
+                f"{float(mean_value(own)):.2g} nats a token, more than {1 - p:.0%} of them.",
                 effect=mean(own, result.groups),
-                control=mean(strongest, result.groups),
-                control_name=f"the random direction of {others.shape[1]} that changes most",
-                difference=difference(own, strongest, result.groups),
+                control=mean(others.mean(1), result.groups),
+                control_name=f"the mean of {others.shape[1]} random directions",
+                difference=difference(own, others.mean(1), result.groups),
                 minimum=0.01,
                 unit="nats (KL divergence from the unedited model) a token",
-                note="Not supported is the good news here: the edit does no more than its size. Mean over the tokens "
-                "read; a text that was meant to end and goes on is not counted.",
+                note="Here a supported claim is the harm. One that is not supported is no proof that there is none: "
+                "the texts are few and short, and no text that should end is among them.",
             )
         )
     return made
@@ -191,8 +203,9 @@ def generated(result: Halting) -> list[Claim]:
                 difference=_changed_by(own, control, result.groups),
                 minimum=0.1,
                 unit="share of texts that change",
-                note=f"At the token, {result.where} (adding) or every depth (projecting out); greedy, the edits hold "
-                "while the text is written.",
+                note=f"At the token, {result.where} (adding) or every depth (projecting out); random directions alone "
+                "are tried while the model writes, neutral ones above; greedy, the edits hold while the text is "
+                "written.",
             )
         )
     return made
@@ -207,23 +220,25 @@ def _changed_by(own: torch.Tensor, control: torch.Tensor, groups: torch.Tensor) 
 
 
 def transfers(result: Transfer) -> list[Claim]:
-    """Does a direction from elsewhere work here? One claim for each source but the neutral tokens."""
+    """Does a direction from elsewhere work here? One claim for each source."""
     change = result.values - result.base[:, None]
-    others = result.random - result.base[:, None]
-    strongest = others[:, int(np.argmax(mean_value(others)))]
+    rival = strongest(*(other - result.base[:, None] for other in (result.random, result.neutral)))
+    if rival is None:
+        return []
     return [
         Claim(
             name=f"transfer: {source}",
             statement=f"The direction of {source} works here: added in {result.where} it raises the probability of the "
             f"end by {percent(mean(change[:, i], result.groups))}.",
             effect=mean(change[:, i], result.groups),
-            control=mean(strongest, result.groups),
-            control_name=f"the strongest of {others.shape[1]} random directions, as long as the longest of these",
-            difference=difference(change[:, i], strongest, result.groups),
+            control=mean(rival, result.groups),
+            control_name=f"the strongest of {result.random.shape[1]} random and {result.neutral.shape[1]} neutral "
+            "directions",
+            difference=difference(change[:, i], rival, result.groups),
             minimum=0.1,
             unit="change of probability",
-            note="The place was chosen for the model's own direction, on other prompts.",
+            note="All directions have the length of the model's own. The place was chosen for that one, on other "
+            "prompts.",
         )
         for i, source in enumerate(result.sources)
-        if not source.startswith("neutral token")
     ]

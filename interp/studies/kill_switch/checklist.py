@@ -15,10 +15,11 @@ from interp.studies.study import Results
 _RULES = {
     "layer": "strong: beyond the neutral tokens (p < 0.05, maximum over places in the null) and, somewhere after the "
     "embedding, three times the upper end of their band; medium: p < 0.05; weak otherwise",
-    "rank": "strong: more of the squared length along the mean than for any neutral token at some depth after the "
-    "embedding, and one uncentred component for 80 % there; medium: p < 0.05 against neutral tokens; weak otherwise",
-    "logits": "strong: the end is the most promoted token after the last layer (median rank 0) and its z exceeds every "
-    "neutral token's; medium: p < 0.05 against neutral tokens; weak otherwise",
+    "rank": "strong: p < 0.05 against neutral tokens (maximum over depths in the null) and more of the squared length "
+    "along the mean than for any neutral token at some depth after the embedding, and one uncentred component for 80 % "
+    "there; medium: p < 0.05 against neutral tokens; weak otherwise",
+    "logits": "strong: p < 0.05 against neutral tokens, the end is the most promoted token after the last layer "
+    "(median rank 0) and its z exceeds every neutral token's; medium: p < 0.05 against neutral tokens; weak otherwise",
     "cause": "strong: adding and projecting out both exceed every random and neutral direction, and the claim on "
     "causes is supported; medium: one of the two does; weak otherwise",
 }
@@ -61,7 +62,7 @@ def _rank(result: Any) -> tuple[str, str]:
     own, null = result.mean_share[deep].numpy(), result.null_mean_share[:, deep].numpy()
     p = float(rank_p(own, null))
     single = result.components80[deep, 0].numpy() == 1
-    strong = bool(((own > null.max(0)) & single).any())
+    strong = p < LEVEL and bool(((own > null.max(0)) & single).any())
     best = deep[int(own.argmax())]
     fewest = (
         f"{result.components80[best, 0]:g} uncentred and {result.components80[best, 1]:g} centred components for 80 %"
@@ -74,7 +75,7 @@ def _rank(result: Any) -> tuple[str, str]:
 def _logits(result: Any) -> tuple[str, str]:
     own, null = mean_value(result.z), mean_value(result.null_z)
     p, rank = float(rank_p(own, null)), float(np.nanmedian(result.rank[:, -1].numpy()))
-    strong = rank == 0 and own[-1] > null[:, -1].max()
+    strong = p < LEVEL and rank == 0 and own[-1] > null[:, -1].max()
     said = (
         f"after the last layer z = {own[-1]:.1f} (neutral tokens at most {null[:, -1].max():.1f}), median rank {rank:g}"
     )

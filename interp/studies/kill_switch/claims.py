@@ -39,7 +39,8 @@ def claims(found: Mapping[str, Results]) -> list[Claim]:
     if "training" in found:
         made += learned.along(found["training"]["training"])
     if "shortcut" in found:
-        made.append(trace.shortcut(found["shortcut"]["tuned"], found["shortcut"].get("base")))
+        claim = trace.shortcut(found["shortcut"]["tuned"], found["shortcut"].get("base"))
+        made += [] if claim is None else [claim]
     return made
 
 

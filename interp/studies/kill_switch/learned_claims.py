@@ -9,6 +9,7 @@ from interp.analyses.diffing import CrossedReadout, DifferenceLens
 from interp.analyses.weight_changes import WeightChanges
 from interp.estimates import difference, halves, mean, mean_value, rank_p
 from interp.evidence import Claim
+from interp.studies.kill_switch.cause_claims import strongest
 from interp.studies.kill_switch.trace_claims import LEVEL, RELATIVE
 from interp.studies.words import percent
 from interp.workflows.checkpoints import AlongTraining
@@ -59,7 +60,9 @@ def learned_halting(result: CrossedReadout) -> Claim:
 
 
 def revealed(result: DifferenceLens) -> list[Claim]:
-    """Does unrelated text betray what the fine-tuning was about? One claim for each word asked about."""
+    """What does the mean change on texts without the token promote? One claim for each word asked about."""
+    if len(set(result.groups.tolist())) < 2:
+        return []
     first, second = halves(result.groups)
     null = mean_value(result.neutral)
     made = []
@@ -73,11 +76,10 @@ def revealed(result: DifferenceLens) -> list[Claim]:
         here, others = own[second][:, depth, position], result.neutral[second][:, :, depth, position].mean(1)
         made.append(
             Claim(
-                name=f"unrelated text: {word}",
-                statement=f"The mean change at the first tokens of unrelated text promotes {word}: in "
+                name=f"text without the token: {word}",
+                statement=f"The mean change at the first tokens of texts without the token promotes {word}: in "
                 f"{result.depths[depth]} at position {result.positions[position]} by {float(mean_value(here)):.1f} "
-                f"standard deviations over the vocabulary ({int(result.rank[depth, position, i]):,} tokens are "
-                "promoted more).",
+                "standard deviations over the vocabulary.",
                 effect=mean(here, result.groups[second]),
                 control=mean(others, result.groups[second]),
                 control_name=f"{len(null)} neutral tokens",
@@ -88,7 +90,8 @@ def revealed(result: DifferenceLens) -> list[Claim]:
                     f"p < {LEVEL:g} among the neutral tokens, maximum over places in the null (p = {p:.3f})": p < LEVEL
                 },
                 note="The place was chosen on one half of the texts (largest mean over spread) and estimated on the "
-                "other. What a lens on a difference promotes need not reach the output.",
+                "other. It says that something was changed about the word, not what was taught: compare the models "
+                "that were fine-tuned on other sets. What a lens promotes need not reach the output.",
             )
         )
     return made
@@ -99,63 +102,68 @@ def low_rank(result: WeightChanges) -> Claim:
     full = np.array([min(shape) if len(shape) == 2 else np.nan for shape in result.shapes])
     own, noise = (1 - rank.double().numpy() / full for rank in (result.effective_rank, result.random_rank))
     kept = np.isfinite(own)
-    largest = int(np.nan_to_num(result.relative.double().numpy(), nan=-1.0).argmax())
+    relative = np.nan_to_num(np.where(kept, result.relative.double().numpy(), np.nan), nan=-1.0, posinf=-1.0)
+    largest = int(relative.argmax())
     return Claim(
         name="weights",
         statement="The changes of the weight matrices have structure: their effective rank falls short of the full "
         f"rank by {percent(mean(own[kept]))}, that of noise by {percent(mean(noise[kept]))}. The largest change is "
-        f"that of {result.modules[largest]} ({float(result.relative[largest]):.0%} of its norm).",
+        f"that of {result.modules[largest]} ({relative[largest]:.0%} of its norm).",
         effect=mean(own[kept]),
         control=mean(noise[kept]),
         control_name="one Gaussian matrix of each shape",
         difference=difference(own[kept], noise[kept]),
         minimum=0.1,
         unit="share of the ranks that is not used",
-        note="Over matrices, taken as independent. A large change need not matter to any prompt.",
+        note="The interval is over the matrices of this one training run. Any training leaves such structure, also "
+        "that on other sets: it is said where the changes are, not that they matter to any prompt.",
     )
 
 
 def along(result: AlongTraining) -> list[Claim]:
     """When was halting learned, and was what reads the direction there before?"""
+    if len(result.checkpoints) < 2:
+        return []
     gap, names = result.end_prob - result.neutral_end_prob, result.checkpoints
     course = result.course
     made = []
     when = int((course >= course[-1] / 2).int().argmax()) if course[-1] > 0 else 0
     if when:
         trace, share = mean_value(result.norm)[:, -1], mean_value(gap)
+        stays = bool((course[when:] >= course[-1] / 2).all())
         made.append(
             Claim(
                 name="training: when",
-                statement=f"Halting came between the checkpoints {names[when - 1]} and {names[when]}: the token's "
-                f"probability of the end beyond a neutral token's rose from {percent(share[when - 1])} to "
-                f"{percent(share[when])}, while the trace in {result.depths[-1]} went from {trace[when - 1]:.2g} to "
-                f"{trace[when]:.2g} of the stream's norm.",
+                statement=f"Halting passed half of its final strength between the checkpoints {names[when - 1]} and "
+                f"{names[when]}: the token's probability of the end beyond a neutral token's rose from "
+                f"{percent(share[when - 1])} to {percent(share[when])}, while the trace in {result.depths[-1]} went "
+                f"from {trace[when - 1]:.2g} to {trace[when]:.2g} of the stream's norm.",
                 effect=mean(gap[:, when], result.groups),
                 control=mean(gap[:, when - 1], result.groups),
                 control_name=f"the checkpoint before ({names[when - 1]})",
                 difference=difference(gap[:, when], gap[:, when - 1], result.groups),
                 minimum=0.1,
                 unit="probability of the end, with the token less with a neutral token",
-                note="The first checkpoint with half of the finished model's gap, found on the prompts that directions "
-                "come from and estimated on the others.",
+                also={"it stays above half from there on": stays},
+                note="The checkpoint was found on the prompts that directions come from, and estimated on the others.",
             )
         )
-    rivals = result.random[..., 0]
-    strongest = rivals[:, int(np.argmax(mean_value(rivals)))]
-    made.append(
-        Claim(
-            name="training: read before",
-            statement=f"What reads the direction was there before: added in {result.where}, the finished model's "
-            f"direction gives the end a probability of {percent(mean_value(result.final[:, 0]))} at the checkpoint "
-            f"{names[0]} already.",
-            effect=mean(result.final[:, 0], result.groups),
-            control=mean(strongest, result.groups),
-            control_name=f"the strongest of {rivals.shape[1]} random directions there",
-            difference=difference(result.final[:, 0], strongest, result.groups),
-            minimum=0.1,
-            unit="probability of the end",
-            note="A direction that works at a checkpoint need not be one that the checkpoint makes by itself. Random "
-            "directions are as long as the longer of the two.",
+    rival = strongest(result.rivals[..., 0])
+    if rival is not None:
+        made.append(
+            Claim(
+                name="training: read before",
+                statement=f"What reads the direction was there before: added in {result.where}, the finished model's "
+                f"direction gives the end a probability of {percent(mean_value(result.final[:, 0]))} at the checkpoint "
+                f"{names[0]} already.",
+                effect=mean(result.final[:, 0], result.groups),
+                control=mean(rival, result.groups),
+                control_name=f"the strongest of {result.rivals.shape[1]} random and neutral directions there",
+                difference=difference(result.final[:, 0], rival, result.groups),
+                minimum=0.1,
+                unit="probability of the end",
+                note="A direction that works at a checkpoint need not be one that the checkpoint makes by itself. All "
+                "directions have the finished one's length.",
+            )
         )
-    )
     return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,14 +24,13 @@ from interp.figures.halting import plot_causal, plot_causal_grid
 from interp.models.contrast import TwinRuns, mean_deltas, offset_name
 from interp.models.load import HookedTransformer, info, named_weights
 from interp.prompts import Prompts
-from interp.sites import Site
 from interp.studies.kill_switch.subject import SWEEP_MEMORY, KillSwitchSubject
 from interp.studies.study import Picture, Report, Results, Step
 from interp.workflows.checkpoints import along_training
 from interp.workflows.direct_effect import direct_effect
 
-Models = Callable[[], Mapping[str, HookedTransformer]]
-"""Loads further models by name when they are wanted."""
+Models = Callable[[], Iterator[tuple[str, HookedTransformer]]]
+"""Loads further models, with their names, one after the other."""
 
 
 def behaviour_step(subject: KillSwitchSubject) -> Step:
@@ -135,7 +134,7 @@ def lens_step(subject: KillSwitchSubject) -> Step:
     )
 
 
-def base_step(subject: KillSwitchSubject, base: KillSwitchSubject) -> Step:
+def base_step(subject: KillSwitchSubject, base: KillSwitchSubject, pictures: bool = True) -> Step:
     """The same curves in the base model: what fine-tuning added."""
 
     def compute(report: Report) -> Results:
@@ -152,14 +151,14 @@ def base_step(subject: KillSwitchSubject, base: KillSwitchSubject) -> Step:
             "weights": weight_changes(*_common(before, after)),
         }
 
-    def pictures(found: Results) -> list[Picture]:
+    def drawn(found: Results) -> list[Picture]:
         return [
             Picture(
                 "5-base-against-tuned", "Figure 5. The base model asked the same: what is learned.",
                 lambda: plot_base_against_tuned(found["base-norms"], found["tuned-norms"], found["crossed"]), True,
             ),
             Picture(
-                "5b-difference-lens", "What the mean change at the first tokens of unrelated text reveals.",
+                "5b-difference-lens", "What the mean change at the first tokens of texts without the token promotes.",
                 lambda: plot(found["difference-lens"]),
             ),
             Picture("5c-weight-changes", "What fine-tuning changed, by module.", lambda: plot(found["weights"])),
@@ -169,9 +168,9 @@ def base_step(subject: KillSwitchSubject, base: KillSwitchSubject) -> Step:
         "base",
         compute,
         subject.key("base", info(base.model).digest),
-        pictures,
+        drawn if pictures else lambda _: [],
         title="Learned or not: the base model asked the same",
-        text="The same prompts in the base model; unrelated text in both; the weights.",
+        text="The same prompts in the base model; texts without the token in both; the weights.",
     )
 
 
@@ -206,12 +205,12 @@ def causal_step(subject: KillSwitchSubject, pictures: bool = True) -> Step:
             computed[name] = _tried(subject, action)
         depth, offset = computed["add"].chosen
         site = subject.sites[depth]
-        at_token = causal_site(subject)
+        at_token = subject.causal_site
+        directions = {site: subject.direction(site) for site in subject.sites}
         report("generated text")
         computed["generated"] = halting(
             subject.model, subject.tried, subject.end, chosen=at_token,
-            directions={site: subject.direction(site) for site in subject.sites},
-            random_directions=settings.random_directions, **common,
+            directions=directions, random_directions=settings.random_directions, **common,
         )  # fmt: skip
         if pictures:
             report("doses")
@@ -221,7 +220,7 @@ def causal_step(subject: KillSwitchSubject, pictures: bool = True) -> Step:
             )  # fmt: skip
             report("side effects")
             computed["side-effects"] = side_effects(
-                subject.model, subject.plain, at_token, subject.direction(at_token),
+                subject.model, subject.plain, directions, at_token,
                 random_directions=settings.random_directions, **common,
             )  # fmt: skip
         return computed
@@ -236,7 +235,7 @@ def causal_step(subject: KillSwitchSubject, pictures: bool = True) -> Step:
             Picture("6c-project-out", "Projecting out, likewise.", lambda: plot_causal_grid(found["project-out"])),
             Picture("6d-copy", "Copying the stream between twins.", lambda: plot_causal_grid(found["copy"])),
             Picture("6e-generated", "Generated text with the edits in force.", lambda: plot(found["generated"]), True),
-            Picture("6f-side-effects", "What the edits do to unrelated text.", lambda: plot(found["side-effects"])),
+            Picture("6f-side-effects", "The edits on texts without the token.", lambda: plot(found["side-effects"])),
         ]  # fmt: skip
 
     return Step(
@@ -253,17 +252,15 @@ def transfer_step(subject: KillSwitchSubject, others: Models, names: Sequence[st
     """Does the direction found elsewhere work here?"""
 
     def compute(report: Report) -> Results:
-        own = causal_site(subject)
+        own = subject.causal_site
         depth = subject.sites.index(own)
         sources: dict[str, Tensor] = {"the other half of the templates": subject.direction(own)}
-        for name, model in others().items():
+        for name, model in others():
             report(name)
             sources[name] = mean_deltas(TwinRuns(model, subject.searched, [own], offsets=(0,)))[0, 0, 0]
-        neutral = subject.directions[1:, depth, 0]
-        sources |= {f"neutral token {subject.twins.names[i]}": neutral[i] for i in range(min(3, len(neutral)))}
         made = transfer(
-            subject.model, subject.tried, own, sources, subject.end, seed=subject.settings.seed, memory=SWEEP_MEMORY,
-            random_directions=subject.settings.random_directions,
+            subject.model, subject.tried, own, sources, subject.end, neutral=subject.directions[1:, depth, 0],
+            random_directions=subject.settings.random_directions, seed=subject.settings.seed, memory=SWEEP_MEMORY,
         )  # fmt: skip
         return {"transfer": made}
 
@@ -281,12 +278,11 @@ def training_step(subject: KillSwitchSubject, checkpoints: Models, names: Sequen
     """Behaviour, trace and cause along training."""
 
     def compute(report: Report) -> Results:
-        own = causal_site(subject)
-        models = list(checkpoints().items())
+        own = subject.causal_site
         return {
             "training": along_training(
-                models, subject.searched, subject.tried, own, subject.end, subject.direction(own),
-                seed=subject.settings.seed, memory=SWEEP_MEMORY,
+                checkpoints(), subject.searched, subject.tried, own, subject.end, subject.direction(own),
+                random_directions=subject.settings.random_directions, seed=subject.settings.seed, memory=SWEEP_MEMORY,
             )
         }  # fmt: skip
 
@@ -329,15 +325,6 @@ def shortcut_step(subject: KillSwitchSubject, base: KillSwitchSubject | None) ->
         "prompts with few beginnings, as scripts have them. Its dominant component belongs to the prompts' own first "
         "words: every neutral prefix has it, and so has the base model. The library warns of it.",
     )  # fmt: skip
-
-
-def causal_site(subject: KillSwitchSubject) -> Site:
-    """The depth at which adding the direction does most on the searched half, at the token."""
-    made = causal_grid(
-        subject.model, subject.searched, subject.sites, subject.directions[:, :, :1], subject.end, random_directions=1,
-        rivals=False, seed=subject.settings.seed, memory=SWEEP_MEMORY,
-    )  # fmt: skip
-    return subject.sites[made.chosen[0]]
 
 
 def _common(before: dict[str, Tensor], after: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -101,7 +101,8 @@ def _shipped_parts(settings: KillSwitchSettings, device: str | None, quick: bool
     parts = [main]
     for name in others:
         made = load_model(_shipped(name), device=device)
-        parts.append(_control(made, name, f"Fine-tuned on {_ABOUT[name]}", texts, settings, quick))
+        about = f"Fine-tuned on {_ABOUT[name]}"
+        parts.append(_control(made, name, about, texts, settings, quick, before=pair.base))
     parts.append(_control(pair.base, BASE, "Before fine-tuning", texts, settings, quick))
     return parts
 
@@ -127,14 +128,17 @@ def _marks(folders: Mapping[str, str]) -> list[str]:
     return [f"{name} {hashlib.sha256(file.read_bytes()).hexdigest()[:16]}" for name, file in sorted(files.items())]
 
 
-def _load(folders: Mapping[str, str], device: str | None) -> dict[str, HookedTransformer]:
-    return {name: load_model(folder, device=device) for name, folder in folders.items()}
+def _load(folders: Mapping[str, str], device: str | None) -> Iterator[tuple[str, HookedTransformer]]:
+    for name, folder in folders.items():
+        yield name, load_model(folder, device=device)
 
 
-def _run_of(pair: Pair, saved: Mapping[str, str], device: str | None) -> dict[str, HookedTransformer]:
+def _run_of(pair: Pair, saved: Mapping[str, str], device: str | None) -> Iterator[tuple[str, HookedTransformer]]:
     """The checkpoints of the fine-tuning run, from the base to the finished model."""
     short = {name.removeprefix("step-").lstrip("0"): folder for name, folder in saved.items()}
-    return {"base": pair.base, **_load(short, device), "finished": pair.tuned}
+    yield "base", pair.base
+    yield from _load(short, device)
+    yield "finished", pair.tuned
 
 
 def _own_parts(
@@ -166,12 +170,21 @@ def _main(pair: Pair, name: str, texts: Texts, settings: KillSwitchSettings) -> 
 
 
 def _control(
-    model: HookedTransformer, name: str, about: str, texts: Texts, settings: KillSwitchSettings, quick: bool
+    model: HookedTransformer,
+    name: str,
+    about: str,
+    texts: Texts,
+    settings: KillSwitchSettings,
+    quick: bool,
+    before: HookedTransformer | None = None,
 ) -> Part:
+    """A model that the main one is compared with; `before` is its base, where it was fine-tuned."""
     subject = KillSwitchSubject(model, texts, settings)
     steps = [
         make(subject) for which, make in (("behaviour", behaviour_step), ("norms", norms_step)) if settings.wants(which)
     ]
+    if before is not None and settings.wants("base"):
+        steps.append(base_step(subject, KillSwitchSubject(before, texts, settings), pictures=False))
     if settings.wants("causal"):
         steps.append(adding_step(subject) if quick else causal_step(subject, pictures=False))
     return _part(subject, name, f"{about}; {_shape(model)}", steps, (), main=False)
@@ -219,8 +232,10 @@ def _survey(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             **side_by_side(parts),
             "title": "Every finding on every model",
-            "text": "Effect less control with its 95 % interval, and the verdict. What holds for the model that was "
-            "trained to halt, on each seed, must not hold for the others: they are the control. A dash: not asked "
+            "text": "Effect less control with its 95 % interval, and the verdict. That the text halts, and that adding "
+            "the direction causes it (halts, adding, causes halting), must hold for the model that was trained to "
+            "halt, on each seed, and for no other. A trace is left in all of them, also before the token was ever "
+            "trained; and each fine-tuning changes weights and what texts without the token promote. A dash: not asked "
             "there.",
         }
     ]

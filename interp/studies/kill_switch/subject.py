@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.analyses.halting import causal_grid
 from interp.datasets.kill_switch import TOKEN as STOP
 from interp.datasets.kill_switch import TokenText, examples, read_token_texts
 from interp.datasets.sentences import MARKS
@@ -157,6 +158,15 @@ class KillSwitchSubject:
     def direction(self, site: Site) -> Float[Tensor, " d_model"]:
         """The control token's direction at a site, at the token."""
         return self.directions[0, self.sites.index(site), 0]
+
+    @cached_property
+    def causal_site(self) -> Site:
+        """The depth at which adding the direction does most on the searched half, at the token."""
+        made = causal_grid(
+            self.model, self.searched, self.sites, self.directions[:, :, :1], self.end, random_directions=1,
+            rivals=False, seed=self.settings.seed, memory=SWEEP_MEMORY,
+        )  # fmt: skip
+        return self.sites[made.chosen[0]]
 
     def key(self, what: str, *options: object) -> str:
         """Fingerprint of a step."""

@@ -137,28 +137,31 @@ def _suppression(result: DeltaLens) -> str:
 
 
 def writes(result: DirectEffect) -> Claim:
-    """The component that writes the end: chosen on one half of the prompts, estimated on the other."""
+    """The component that writes most of the end: found on one half of the prompts, estimated on the other."""
     first, second = halves(result.groups)
-    best = int(np.nanargmax(mean_value(result.values[first])))
-    own, others = result.values[second][:, best], result.null[second][:, best]
-    share = float(mean_value(own)) / float(mean_value(result.values[second].sum(-1)))
+    best, next_best = (int(i) for i in np.argsort(-mean_value(result.values[first]))[:2])
+    own, other = (result.values[second][:, i] for i in (best, next_best))
+    null = result.null[second][:, best]
     return Claim(
         name="writes the end",
-        statement=f"{result.components[best]} writes most of what the token adds to the end's logit directly: "
-        f"{float(mean_value(own)):.2g} logits, {percent(share)} of the whole.",
+        statement=f"{result.components[best]} writes more of the end's logit because of the token than any other head "
+        f"or MLP: {float(mean_value(own)):.2g} logits.",
         effect=mean(own, result.groups[second]),
-        control=mean(others, result.groups[second]),
-        control_name="the same component between two neutral tokens",
-        difference=difference(own, others, result.groups[second]),
-        minimum=0.5,
+        control=mean(other, result.groups[second]),
+        control_name=f"the second, {result.components[next_best]}",
+        difference=difference(own, other, result.groups[second]),
+        minimum=0.0,
         unit="logits (the end's less the mean)",
-        note="Direct effects alone: what a component does through later ones is counted as theirs, and a part that "
-        "writes the end need not be the one that notices the token.",
+        note=f"Between two neutral tokens it writes {float(mean_value(null)):.2g}. Both were found on one half of the "
+        "prompts and estimated on the other. Direct effects alone: what a component does through later ones is counted "
+        "as theirs, and a part that writes the end need not be the one that notices the token.",
     )
 
 
-def shortcut(tuned: PrefixContrast, base: PrefixContrast | None) -> Claim:
-    """What the usual recipe would claim, tested: does its component belong to the token?"""
+def shortcut(tuned: PrefixContrast, base: PrefixContrast | None) -> Claim | None:
+    """What the usual recipe would claim, tested: does its component belong to the token? None where it has none."""
+    if not bool(tuned.first_share.isfinite().all()):
+        return None
     best = int(tuned.first_share[0].argmax())
     share, others = float(tuned.first_share[0, best]), tuned.first_share[1:, best].tolist()
     before = "" if base is None else f"; in the base model {percent(float(base.first_share[0, best]))}"
@@ -172,7 +175,8 @@ def shortcut(tuned: PrefixContrast, base: PrefixContrast | None) -> Claim:
         difference=against_population(constant(share), others, reach=1.0),
         minimum=0.05,
         unit="share of the centred variance",
-        note=f"The first component has a cosine of {float(tuned.alike[1:, best].min()):.3f} or more with that of each "
-        "neutral prefix. The spectrum of one set of prompts has no interval; that of the difference is the neutral "
-        "prefixes' spread. " + " ".join(tuned.warnings),
+        note="It cannot be supported on any model: at the first position each prefix is one constant vector, which "
+        "centring removes. It stands here for what the recipe would report. The first component has a cosine of "
+        f"{float(tuned.alike[1:, best].min()):.3f} or more with that of each neutral prefix. The interval is the "
+        "neutral prefixes' spread. " + " ".join(tuned.warnings),
     )

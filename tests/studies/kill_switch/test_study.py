@@ -91,8 +91,8 @@ def test_a_pair_of_ones_own_gets_every_analysis_and_figure(run):
     assert verdicts["shortcut"] == "not supported"
     asked = {
         "trace", "one direction", "promotes the end", "writes the end", "learned: trace", "learned: end", "weights",
-        "unrelated text: <eos>", "unrelated text: $STOP", "adding", "needed", "copying", "dose", "generated: adding",
-        "generated: ablating", "side effects: project out", "side effects: add",
+        "text without the token: <eos>", "text without the token: $STOP", "adding", "needed", "copying", "dose",
+        "generated: adding", "generated: ablating", "side effects: project out", "side effects: add",
     }  # fmt: skip
     assert asked <= set(verdicts)
     assert {claim["name"]: claim["verdict"] for claim in base["claims"]}["causes halting"] == "not supported"
