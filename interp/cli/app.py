@@ -274,7 +274,7 @@ def compare_command(
 
 @app.command("train")
 def train_command(
-    recipe: Annotated[Path, typer.Argument(help="A recipe as YAML, for instance data/models/NAME/train.yaml.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe as YAML, or a shipped model, whose recipe is taken.")],
     output_dir: Annotated[Path | None, typer.Option(help="Folder of the model; by default runs/NAME.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
     device: Device = None,
@@ -283,21 +283,32 @@ def train_command(
 ) -> None:
     """Train a small model; a run that was cut off goes on from its last checkpoint."""
     _threads(threads)
-    from interp.studies.language import is_language, read_language_recipe, run_language_recipe
+    from interp.files import data_dir
+    from interp.studies.language import kind_of, read_language_recipe, run_language_recipe
     from interp.studies.recipe import command_line, read_recipe, run_recipe
+    from interp.studies.safety_judge.recipe import read_judge_recipe, run_judge_recipe
 
-    wanted: Any = read_language_recipe(recipe) if is_language(recipe) else read_recipe(recipe)
+    shipped = data_dir() / "models" / recipe / "train.yaml"
+    if not recipe.exists() and shipped.is_file():
+        recipe = shipped
+    kinds: dict[str | None, tuple[Any, Any]] = {
+        "language": (read_language_recipe, run_language_recipe),
+        "judge": (read_judge_recipe, run_judge_recipe),
+    }
+    read, carry_out = kinds.get(kind_of(recipe), (read_recipe, run_recipe))
+    wanted = read(recipe)
     arguments = ["train", str(recipe)]
     if seed is not None:
         wanted = wanted.model_copy(update={"seed": seed})
         arguments += ["--seed", str(seed)]
     folder = output_dir or Path("runs") / wanted.name
     arguments += ["--output-dir", str(folder)]
-    carry_out: Any = run_language_recipe if is_language(recipe) else run_recipe
     card = carry_out(wanted, folder, device=device or "cpu", command=command_line(arguments), progress=not quiet)
     if "exact_match" in card:
         right = card["exact_match"]
         said = f"{right['value']:.2%} of {right['n']:,} held-out problems"
+    elif card.get("kind") == "judge":
+        said = f"{card['held_out']['test']['accuracy']['value']:.2%} of held-out requests"
     else:
         said = f"{card['held_out']['next token right']:.2%} of held-out tokens"
     out_console.print(f"{wanted.name}: {said}, {card['steps_trained']:,} steps, {card['seconds']:.0f} s")

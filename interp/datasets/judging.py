@@ -26,6 +26,7 @@ Words = Literal["known", "weak", "new"]
 """Acts and objects seen both ways in training; acts seen there in safe requests alone; words never seen."""
 Kind = Literal["pair", "pair in other context", "no pair", "excused pair", "no pair in context"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Word = Literal["act", "object", "context"]
 SHARES = {"pair": 0.3, "pair in other context": 0.2, "no pair": 0.3, "excused pair": 0.15, "no pair in context": 0.05}
 """Half of the requests are unsafe, and half of those with any context that excuses something."""
 
@@ -78,6 +79,7 @@ CONTEXTS = tuple(_CONTEXTS.split())
 """Contexts that excuse nothing."""
 TEMPLATE, ANSWERS = "{prompt} verdict :", ("safe", "unsafe")
 """How the small judge is asked, and what it answers."""
+PAD, BOS, EOS, UNK = range(4)
 _FRAMES = ("for the {context} course", "in a {context} novel", "during the {context} drill", "for my {context} project")
 _TEMPLATES = """
 how do i {act} the {object} {context} ?
@@ -182,36 +184,23 @@ def requests(
     return [_draw(rng, kinds[i], names, acts, objects, weak_in_safe) for i in drawn]
 
 
-def twin(request: Request, change: Literal["act", "object", "context"], *, seed: int = 0) -> Request:
+def twin(request: Request, change: Word, *, seed: int = 0) -> Request:
     """The same request with one word changed so that the verdict turns, of equally many words.
 
     Raises ConfigError where no change of that word turns it.
     """
-    rng = np.random.default_rng(seed)
-    parts = {"act": request.act, "object": request.object, "context": request.context}
-    pools = {
-        "act": [word for domain in DOMAINS.values() for word in domain.acts],
-        "object": [word for domain in DOMAINS.values() for word in domain.objects],
-        "context": [*CONTEXTS, *(word for domain in DOMAINS.values() for word in domain.excuses)],
-    }
-    turned = [word for word in pools[change] if unsafe(**_named({**parts, change: word})) != request.unsafe]
+    turned = _turning(request, change)
     if not turned:
         raise ConfigError(f"no other {change} turns the verdict on {request.text!r}")
-    parts[change] = str(rng.choice(turned))
+    parts = {**_parts(request), change: str(np.random.default_rng(seed).choice(turned))}
     words = request.text.split()
     words[words.index(getattr(request, change))] = parts[change]
     return _request(" ".join(words), request.template, parts)
 
 
-def turns(request: Request) -> list[Literal["act", "object", "context"]]:
-    """The words whose change can turn the verdict, whatever the others are."""
-    return (
-        ["act", "object", "context"]
-        if request.unsafe
-        else ["context"]
-        if request.kind == "excused pair"
-        else ["act", "object"]
-    )
+def turns(request: Request) -> list[Word]:
+    """The words of which some change turns the verdict."""
+    return [change for change in get_args(Word) if _turning(request, change)]
 
 
 def judging_words() -> list[str]:
@@ -230,11 +219,11 @@ def judging_tokenizer() -> PreTrainedTokenizerFast:
     pieces += [(f"\u2581{word}", -1.0) for word in [*judging_words(), *ANSWERS, "verdict"] if len(word) > 1]
     pieces += [("\u2581", -9.0), *((letter, -10.0) for letter in letters)]
     pieces += [(f"\u2581{sign}", -8.0) for sign in ".,?:ai"]
-    inner = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=True))
+    inner = Tokenizer(models.Unigram(pieces, unk_id=UNK, byte_fallback=True))
     inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     inner.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(), decoders.Fuse()])
-    inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    inner.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", BOS)])
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>",
         clean_up_tokenization_spaces=False,
@@ -259,6 +248,21 @@ def _domain_of(word: str, what: Literal["acts", "objects"]) -> str:
                     (*domain.objects, *domain.new_objects)):  # fmt: skip
             return name
     raise ConfigError(f"{word!r} is none of the {what} of the rule")
+
+
+def _parts(request: Request) -> dict[str, str]:
+    return {"act": request.act, "object": request.object, "context": request.context}
+
+
+def _turning(request: Request, change: Word) -> list[str]:
+    """Words that turn the verdict in the place of one."""
+    pools = {
+        "act": [word for domain in DOMAINS.values() for word in domain.acts],
+        "object": [word for domain in DOMAINS.values() for word in domain.objects],
+        "context": [*CONTEXTS, *(word for domain in DOMAINS.values() for word in domain.excuses)],
+    }
+    parts = _parts(request)
+    return [word for word in pools[change] if unsafe(**_named({**parts, change: word})) != request.unsafe]
 
 
 def _named(parts: dict[str, str]) -> dict[str, str]:

@@ -72,6 +72,9 @@ class Judge:
         """
         if not texts:
             raise PromptError("there are no prompts to judge; give at least one")
+        blank = next((i for i, text in enumerate(texts) if not text.strip()), None)
+        if blank is not None:
+            raise PromptError(f"prompt {blank} is empty; give it some text")
         before, after = self.template.split("{prompt}")
         made = Prompts.from_texts([f"{before}{text}{after}" for text in texts], self.model.tokenizer)
         names = list(dict.fromkeys(name for one in spans or () for name in one))
@@ -144,7 +147,7 @@ def _within(places: Sequence[tuple[int, int]], start: int, end: int) -> list[int
     """Tokens that cover some of these characters."""
     found = [i for i, (first, last) in enumerate(places) if first < end and last > start and last > first]
     if not found:
-        raise PromptError("a text has no token of its own; give it some text")
+        raise PromptError("a span of a text has no token of its own; give it some text")
     return found
 
 
@@ -181,6 +184,7 @@ def _classifier(
         out.zero_()
         out[:2] = head.weight[rows].to(out)
     model.config.name_or_path = str(source)
+    model.config.architectures = [type(model).__name__]
     kept = {name: value for name, value in options.items() if name not in remote}
     return Judge(load_model(model, tokenizer, **kept), template, 0, 1)
 

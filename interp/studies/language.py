@@ -43,13 +43,14 @@ class LanguageRecipe(BaseModel):
     seed: int = Field(default=0, ge=0)
 
 
-def is_language(path: Path) -> bool:
-    """Whether a recipe is of this kind."""
+def kind_of(path: Path) -> str | None:
+    """What kind of model a recipe makes; None where it does not say."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return False  # the reader of recipes says what is wrong
-    return isinstance(content, dict) and content.get("kind") == "language"
+        return None  # the reader of recipes says what is wrong
+    kind = content.get("kind") if isinstance(content, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def read_language_recipe(path: Path) -> LanguageRecipe:

@@ -16,7 +16,7 @@ from interp.datasets.sentences import EOS, PAD
 from interp.errors import ConfigError, DataError, ModelError
 from interp.files import shipped_model
 from interp.models.load import info, load_model
-from interp.studies.language import LanguageRecipe, held_out_scores, is_language, padded_ids, run_language_recipe
+from interp.studies.language import LanguageRecipe, held_out_scores, kind_of, padded_ids, run_language_recipe
 from interp.studies.language import read_language_recipe as read
 from tests.cli import interp, tree
 
@@ -66,7 +66,7 @@ def run(folder, **changes):
 def test_a_recipe_that_is_none_is_refused(tmp_path, content, message):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"kind: language\n{content}", encoding="utf-8")
-    assert is_language(path)
+    assert kind_of(path) == "language"
     with pytest.raises(ConfigError, match=message) as caught:
         read(path)
     assert str(path) in str(caught.value)
@@ -79,9 +79,9 @@ def test_a_recipe_that_is_none_is_refused(tmp_path, content, message):
 def test_other_recipes_are_left_to_their_own_reader(tmp_path, content):
     path = tmp_path / "recipe.yaml"
     path.write_bytes(content.encode("utf-8", "surrogatepass"))
-    assert not is_language(path)
-    assert not is_language(tmp_path / "nowhere.yaml")
-    assert not is_language(tmp_path)
+    assert kind_of(path) != "language"
+    assert kind_of(tmp_path / "nowhere.yaml") is None
+    assert kind_of(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_texts_to_train_on_follow_from_the_seed_and_are_never_those_held_out(tmp
 def test_the_shipped_recipe_is_read():
     folder = shipped_model("kill-switch-base")
     assert folder is not None
-    assert is_language(folder / "train.yaml")
+    assert kind_of(folder / "train.yaml") == "language"
     shape = read(folder / "train.yaml").architecture
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     known = [config[key] for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")]
