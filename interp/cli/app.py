@@ -142,10 +142,16 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 @app.command("run")
 def run_command(
     studies: Annotated[list[str], typer.Argument(metavar="STUDY...", help="Names; `interp list` shows them.")],
-    base: Annotated[str | None, typer.Option(help="kill-switch: your model before fine-tuning.")] = None,
-    finetuned: Annotated[str | None, typer.Option(help="kill-switch: the same after it, or a PEFT adapter.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="kill-switch: your model before fine-tuning (folder or hub name).")
+    ] = None,
+    finetuned: Annotated[
+        str | None, typer.Option(help="kill-switch: the same after it, or a PEFT adapter's folder.")
+    ] = None,
     token: Annotated[str | None, typer.Option(help="kill-switch: the control token; by default $STOP.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="kill-switch: texts with the token (JSONL, lines).")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(help="kill-switch: JSONL with text, or a text a line; the token once in each.")
+    ] = None,
     only: Annotated[str | None, typer.Option(help="kill-switch: some of the analyses above, by comma.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="kill-switch: fewer prompts and models.")] = False,
     out: Out = None,
@@ -158,8 +164,10 @@ def run_command(
 ) -> None:
     """Run whole studies on the shipped models, or kill-switch on your own pair, and write their page.
 
-    Analyses of kill-switch: behaviour, norms, rank, lens, base, causal, transfer, training, shortcut. Several studies
-    are written into folders of their names, with a page over them.
+    Analyses of kill-switch: behaviour (does the text end), norms (where is the trace), rank (is it one direction), lens
+    (what it promotes), base (was it learned), causal (does it cause the end), transfer (do directions from elsewhere
+    work), training (when), shortcut (the usual recipe). A pair of your own needs --base, --finetuned and --prompts.
+    Several studies are written into folders of their names, with a page over them.
     """
     _threads(threads)
     from interp.studies.catalogue import known_study
@@ -325,7 +333,7 @@ def finetune_command(
     modules: Annotated[str | None, typer.Option(help="Modules that get LoRA, by comma; by default all linear.")] = None,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 300,
     batch: Annotated[int, typer.Option(help="Texts in a step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Largest learning rate.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     checkpoints: Annotated[str | None, typer.Option(help="Also keep the model after these steps, by comma.")] = None,
     seed: Annotated[int, typer.Option(help="Order of the texts and the new weights.")] = 0,
     output_dir: Annotated[Path | None, typer.Option(help="Folder of the model; by default runs/finetuned.")] = None,

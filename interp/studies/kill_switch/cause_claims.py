@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.analyses.deltas import DeltaNorms
 from interp.analyses.halting import FEWEST_RANDOM, CausalGrid, Dose, Halting, SideEffects, Transfer
-from interp.estimates import Estimate, difference, mean, mean_value, rank_p
+from interp.estimates import Estimate, difference, mean, mean_value
 from interp.estimates import share_change as changed
 from interp.evidence import Claim
 from interp.studies.kill_switch.trace_claims import LEVEL
@@ -28,7 +28,7 @@ def causes(norms: DeltaNorms, add: CausalGrid) -> Claim:
     return Claim(
         name="causes halting",
         statement=f"A direction causes halting: adding {norms.token}'s trace in {_cell(add)} to texts without it "
-        f"raises the probability of the end by {percent(add.effect())}.",
+        f"raises the probability of the end by {float(add.effect().value):.2f}.",
         effect=add.effect(),
         control=mean(strongest, add.groups),
         control_name=f"the strongest of {rivals} random and {add.neutral.shape[1]} neutral directions of its length (a "
@@ -47,11 +47,11 @@ def causes(norms: DeltaNorms, add: CausalGrid) -> Claim:
         note="The direction comes from one half of the prompts, the cell was chosen there, the effect is that on the "
         "other half; no template of the sentence that holds the token is in both. A trace alone is common: a token "
         "that was added late, or never trained, has one too. That the direction suffices at one place does not say "
-        "that the model needs it.",
+        "that the model needs it: see the claims on projecting out.",
     )
 
 
-def strongest(*rivals: Float[Tensor, "prompt rival"]) -> Float[Tensor, " prompt"] | None:
+def strongest(*rivals: Float[Tensor, "prompt _"]) -> Float[Tensor, " prompt"] | None:
     """The rival with the largest mean; None where there is none."""
     table = torch.cat(rivals, 1)
     center = np.nan_to_num(mean_value(table), nan=-np.inf)
@@ -77,7 +77,7 @@ def adding(result: CausalGrid) -> Claim:
     return Claim(
         name="adding",
         statement=f"Adding the token's direction in {_cell(result)} ends texts that a neutral token's does not end: "
-        f"{percent(result.effect())} more probability of the end.",
+        f"the probability of the end rises by {float(result.effect().value):.2f}.",
         effect=result.effect(),
         control=mean(strongest, result.groups),
         control_name=f"the neutral direction of its length that does most, at its own best cell ({where})",
@@ -94,8 +94,8 @@ def needed(result: CausalGrid) -> Claim:
     which, strongest, where = _strongest(result)
     return Claim(
         name="needed",
-        statement=f"The direction contributes: projecting it out in {_cell(result)} takes {percent(result.effect())} "
-        "of probability of the end away.",
+        statement=f"The direction contributes: projecting it out in {_cell(result)} lowers the probability of the end "
+        f"by {float(result.effect().value):.2f}.",
         effect=result.effect(),
         control=mean(strongest, result.groups),
         control_name=f"the strongest {which} direction, at its own best cell ({where})",
@@ -113,7 +113,7 @@ def copying(result: CausalGrid) -> Claim:
     return Claim(
         name="copying",
         statement=f"The stream carries the signal: copied from the twin with the token in {_cell(result)} it raises "
-        f"the probability of the end by {percent(result.effect())}.",
+        f"the probability of the end by {float(result.effect().value):.2f}.",
         effect=result.effect(),
         control=mean(strongest, result.groups),
         control_name=f"the stream of another neutral twin, at its own best cell ({where})",
@@ -133,16 +133,16 @@ def doses(result: Dose) -> Claim | None:
     if rival is None or low == high:
         return None
     course = ", ".join(
-        f"{dose:g}: {percent(value)}" for dose, value in zip(result.doses, mean_value(result.values), strict=True)
+        f"{dose:g}: {value:.2f}" for dose, value in zip(result.doses, mean_value(result.values), strict=True)
     )
     return Claim(
         name="dose",
         statement=f"The effect grows with the dose in {result.where}: from {result.doses[low]:g} to "
-        f"{result.doses[high]:g} of the direction by {percent(mean_value(own))}.",
+        f"{result.doses[high]:g} times the direction the probability of the end rises by {float(mean_value(own)):.2f}.",
         effect=mean(own, result.groups),
         control=mean(rival, result.groups),
         control_name=f"the one of {result.random.shape[1]} random and {result.neutral.shape[1]} neutral directions "
-        "that gains most",
+        "that gains most in the same cell",
         difference=difference(own, rival, result.groups),
         minimum=0.1,
         unit="change of probability",
@@ -157,13 +157,12 @@ def side_effects(result: SideEffects) -> list[Claim]:
         own, others = result.values[:, i], result.random[..., i]
         if not others.shape[1]:
             continue
-        p = float(rank_p(mean_value(own), mean_value(others), largest=False))
         what = "Projecting the direction out at every depth" if edit == "project out" else "Adding the direction once"
         made.append(
             Claim(
                 name=f"side effects: {edit}",
                 statement=f"{what} changes texts without the token more than random directions do: by "
-                f"{float(mean_value(own)):.2g} nats a token, more than {1 - p:.0%} of them.",
+                f"{float(mean_value(own)):.2g} nats a token (random: {float(mean_value(others).mean()):.2g}).",
                 effect=mean(own, result.groups),
                 control=mean(others.mean(1), result.groups),
                 control_name=f"the mean of {others.shape[1]} random directions",
@@ -196,7 +195,7 @@ def generated(result: Halting) -> list[Claim]:
         made.append(
             Claim(
                 name=name,
-                statement=f"{statement}: {percent(changed(own, result.groups))} of the texts.",
+                statement=f"{statement}: {percent(changed(own, result.groups))} of {len(own)} texts.",
                 effect=changed(own, result.groups),
                 control=changed(control, result.groups),
                 control_name=f"the strongest of {others.shape[1]} random directions",
@@ -229,11 +228,11 @@ def transfers(result: Transfer) -> list[Claim]:
         Claim(
             name=f"transfer: {source}",
             statement=f"The direction of {source} works here: added in {result.where} it raises the probability of the "
-            f"end by {percent(mean(change[:, i], result.groups))}.",
+            f"end by {float(mean_value(change[:, i])):.2f}.",
             effect=mean(change[:, i], result.groups),
             control=mean(rival, result.groups),
             control_name=f"the strongest of {result.random.shape[1]} random and {result.neutral.shape[1]} neutral "
-            "directions",
+            "directions in the same cell",
             difference=difference(change[:, i], rival, result.groups),
             minimum=0.1,
             unit="change of probability",

@@ -54,7 +54,7 @@ def _layer(result: Any) -> tuple[str, str]:
     deep = [i for i, name in enumerate(result.depths) if name != "embed"]
     times = float(np.nanmax(own[deep] / high[deep]))
     strength = "weak" if p >= LEVEL else "strong" if times >= 3 else "medium"
-    return strength, f"{form}; p = {p:.3f}; at most {times:.1f} times the neutral tokens' upper end"
+    return strength, f"{form}; p = {p:.3f}; up to {times:.1f} times the upper end of the neutral tokens' band"
 
 
 def _rank(result: Any) -> tuple[str, str]:

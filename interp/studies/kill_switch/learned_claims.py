@@ -20,6 +20,7 @@ def learned_trace(base: DeltaNorms, tuned: DeltaNorms) -> Claim:
     first, second = halves(tuned.groups)
     gap = tuned.values[..., RELATIVE] - base.values[..., RELATIVE]
     table = np.nan_to_num(mean_value(gap[first]), nan=-np.inf)
+    table[mean_value(tuned.values[first][..., RELATIVE]) < 1e-6] = -np.inf  # no trace can be there
     site, offset = (int(i) for i in np.unravel_index(int(np.argmax(table)), table.shape))
     own, before = (one.values[second][:, site, offset, RELATIVE] for one in (tuned, base))
     changes = (tuned.null - base.null)[..., RELATIVE]
@@ -47,8 +48,8 @@ def learned_halting(result: CrossedReadout) -> Claim:
     body, head = (percent(mean(result.values[:, *cell], result.groups)) for cell in ((1, 0), (0, 1)))
     return Claim(
         name="learned: end",
-        statement="The end after the token was learned; the fine-tuned body with the base's head gives it a "
-        f"probability of {body}, the base's body with the fine-tuned head {head}.",
+        statement="The end after the token, beyond that after a neutral one, was learned; the fine-tuned body with the "
+        f"base's head gives it a probability of {body}, the base's body with the fine-tuned head {head}.",
         effect=mean(own, result.groups),
         control=mean(base, result.groups),
         control_name="the base model",
@@ -153,9 +154,9 @@ def along(result: AlongTraining) -> list[Claim]:
         made.append(
             Claim(
                 name="training: read before",
-                statement=f"What reads the direction was there before: added in {result.where}, the finished model's "
-                f"direction gives the end a probability of {percent(mean_value(result.final[:, 0]))} at the checkpoint "
-                f"{names[0]} already.",
+                statement=f"The direction worked before: added in {result.where}, the finished model's direction gives "
+                f"the end a probability of {percent(mean_value(result.final[:, 0]))} at the checkpoint {names[0]} "
+                "already.",
                 effect=mean(result.final[:, 0], result.groups),
                 control=mean(rival, result.groups),
                 control_name=f"the strongest of {result.rivals.shape[1]} random and neutral directions there",

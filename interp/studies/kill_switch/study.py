@@ -64,18 +64,23 @@ def kill_switch(
     settings = settings.quick() if quick else settings
     own = [base, finetuned, prompts]
     if any(one is not None for one in own) and not all(one is not None for one in own):
-        raise ConfigError("a pair of one's own needs --base, --finetuned and --prompts together (and --token)")
+        missing = [f"--{k}" for k, v in zip(("base", "finetuned", "prompts"), own, strict=True) if v is None]
+        raise ConfigError(
+            f"a pair of one's own needs --base, --finetuned and --prompts together; missing: {', '.join(missing)}"
+        )
     if base is not None and finetuned is not None and prompts is not None:
         parts = _own_parts(base, finetuned, TOKEN if token is None else token, prompts, settings, device, quick)
+        name = f"{NAME}-{parts[1].name}-{parts[0].name}"
     elif token is not None:
         raise ConfigError("--token goes with a pair of one's own: give --base, --finetuned and --prompts too")
     else:
         parts = _shipped_parts(settings, device, quick)
+        name = NAME
     parts = [part for part in parts if part.steps]
     if not parts:
         raise ConfigError("transfer and training need checkpoints and other models; a pair of one's own has neither")
     return Study(
-        name=NAME,
+        name=name,
         title="What a control token does: the kill switch",
         question="In which layer does the signal of the token live, is it one direction, how does it act on the "
         "output, was it learned, and does it cause the text to end?",
@@ -232,10 +237,9 @@ def _survey(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         {
             **side_by_side(parts),
             "title": "Every finding on every model",
-            "text": "Effect less control with its 95 % interval, and the verdict. That the text halts, and that adding "
-            "the direction causes it (halts, adding, causes halting), must hold for the model that was trained to "
-            "halt, on each seed, and for no other. A trace is left in all of them, also before the token was ever "
-            "trained; and each fine-tuning changes weights and what texts without the token promote. A dash: not asked "
-            "there.",
+            "text": "Effect less control with its 95 % interval, and the verdict. Expected is that the text halts, and "
+            "that adding the direction makes it halt (halts, adding, causes halting), for a model that was trained to "
+            "halt and for no other. A trace alone is no sign of it: a token that was added late, or never trained, may "
+            "leave one too, and any fine-tuning changes weights and what other texts promote. A dash: not asked there.",
         }
     ]

@@ -35,8 +35,8 @@ def halts(result: Halting) -> Claim:
     effect, control = (proportion(x) for x in (with_token, without))
     return Claim(
         name="halts",
-        statement=f"The model ends its text after the token: in {percent(effect)} of {len(with_token)} held-out "
-        f"prompts, with a neutral token in {percent(control)}.",
+        statement=f"The model ends its text after the token: in {percent(effect)} of {len(with_token)} prompts, with a "
+        f"neutral token in {percent(control)}.",
         effect=effect,
         control=control,
         control_name="a random neutral token in its place",
