@@ -110,11 +110,13 @@ def forward(
     reads: Int[Tensor, "row read"] | None = None,
     start: int = 0,
     residual: Float[Tensor, "row pos d_model"] | None = None,
+    gradients: bool = False,
 ) -> dict[Site, Tensor]:
     """One forward pass of one batch: the low floor on which capture, edit and the generic sweep stand.
 
     Returns the tensors at `keep`, the logits at `reads` among them where asked for. With `start` the blocks below it
     are skipped and `residual` enters block `start`. Tokens are right-padded, and a causal model needs no mask for that.
+    With `gradients` what comes back can be differentiated by `residual`.
     """
     changes = changes or {}
     kept: dict[Site, Tensor] = {}
@@ -140,7 +142,7 @@ def forward(
     entry = tokens.to(model_device(model)) if residual is None else residual
     if residual is not None:
         arguments["start_at_layer"] = start
-    with undisturbed(model), attached(hooks), _skipping(model, start):
+    with undisturbed(model, gradients), attached(hooks), _skipping(model, start):
         output = model(entry, return_type="logits", **arguments)
         if logits_wanted and reads is not None:
             kept[Site("logits")] = _at_reads(output, reads.to(output.device), columns.to(output.device))
@@ -148,11 +150,13 @@ def forward(
 
 
 @contextmanager
-def undisturbed(model: HookedTransformer) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every mode, gradient flag and random state is as it was."""
+def undisturbed(model: HookedTransformer, gradients: bool = False) -> Iterator[None]:
+    """Evaluation mode, without gradients unless asked for; afterwards every mode, gradient flag and random state is
+    as it was."""
     modes = [m for m in {*model.modules(), *model.original_model.modules()} if m.training]
     place = model_device(model)
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), torch.inference_mode():
+    tracking = torch.enable_grad() if gradients else torch.inference_mode()
+    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), tracking:
         try:
             for module in modes:
                 module.training = False
