@@ -296,6 +296,7 @@ def train_command(
     from interp.studies.recipe import command_line, read_recipe, run_recipe
     from interp.studies.safety_judge.recipe import read_judge_recipe, run_judge_recipe
 
+    arguments = ["train", str(recipe)]
     shipped = data_dir() / "models" / recipe / "train.yaml"
     if not recipe.exists() and shipped.is_file():
         recipe = shipped
@@ -305,7 +306,6 @@ def train_command(
     }
     read, carry_out = kinds.get(kind_of(recipe), (read_recipe, run_recipe))
     wanted = read(recipe)
-    arguments = ["train", str(recipe)]
     if seed is not None:
         wanted = wanted.model_copy(update={"seed": seed})
         arguments += ["--seed", str(seed)]

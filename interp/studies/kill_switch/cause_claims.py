@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,18 +24,15 @@ def causes(norms: DeltaNorms, add: CausalGrid) -> Claim:
     p = norms.p_value()
     rivals = add.random.shape[1]
     beyond, among = add.p_value("random"), add.p_value("neutral")
-    which, strongest, where = _strongest(add)
-    return Claim(
+    which, rival, where = _rival(add)
+    return _of_grid(
+        add,
+        rival,
         name="causes halting",
         statement=f"A direction causes halting: adding {norms.token}'s trace in {_cell(add)} to texts without it "
         f"raises the probability of the end by {float(add.effect().value):.2f}.",
-        effect=add.effect(),
-        control=mean(strongest, add.groups),
         control_name=f"the strongest of {rivals} random and {add.neutral.shape[1]} neutral directions of its length (a "
         f"{which} one), at its own best cell ({where})",
-        difference=difference(add.change()[:, *add.chosen], strongest, add.groups),
-        minimum=0.1,
-        unit="change of probability",
         also={
             f"the trace exceeds the neutral tokens' at p < {LEVEL:g}, the maximum over sites and positions inside the "
             f"null (p = {p:.3f}, {len(norms.neutral)} neutral tokens)": p < LEVEL,
@@ -58,7 +55,17 @@ def strongest(*rivals: Float[Tensor, "prompt _"]) -> Float[Tensor, " prompt"] | 
     return table[:, int(center.argmax())] if len(center) and np.isfinite(center).any() else None
 
 
-def _strongest(grid: CausalGrid) -> tuple[str, torch.Tensor, str]:
+def _of_grid(
+    grid: CausalGrid, rival: Float[Tensor, " prompt"], *, unit: str = "change of probability", **words: Any
+) -> Claim:
+    """A claim on the chosen cell of a grid beside a rival."""
+    return Claim(
+        effect=grid.effect(), control=mean(rival, grid.groups), minimum=0.1, unit=unit,
+        difference=difference(grid.change()[:, *grid.chosen], rival, grid.groups), **words,
+    )  # fmt: skip
+
+
+def _rival(grid: CausalGrid) -> tuple[str, Float[Tensor, " prompt"], str]:
     """The rival direction that does most, and where."""
     kinds: tuple[Literal["random", "neutral"], ...] = ("random", "neutral")
     found = {which: grid.strongest(which) for which in kinds if getattr(grid, which).shape[1]}
@@ -72,18 +79,15 @@ def _cell(grid: CausalGrid) -> str:
 
 def adding(result: CausalGrid) -> Claim:
     """Does adding the direction end more texts than adding neutral tokens' directions?"""
-    strongest, where = result.strongest("neutral")
+    rival, where = result.strongest("neutral")
     p = result.p_value("neutral")
-    return Claim(
+    return _of_grid(
+        result,
+        rival,
         name="adding",
         statement=f"Adding the token's direction in {_cell(result)} ends texts that a neutral token's does not end: "
         f"the probability of the end rises by {float(result.effect().value):.2f}.",
-        effect=result.effect(),
-        control=mean(strongest, result.groups),
         control_name=f"the neutral direction of its length that does most, at its own best cell ({where})",
-        difference=difference(result.change()[:, *result.chosen], strongest, result.groups),
-        minimum=0.1,
-        unit="change of probability",
         also={f"p < {LEVEL:g} among {result.neutral.shape[1]} neutral directions (p = {p:.3f})": p < LEVEL},
         note="Norm-matched random directions are the control of the claim on causes.",
     )
@@ -91,16 +95,14 @@ def adding(result: CausalGrid) -> Claim:
 
 def needed(result: CausalGrid) -> Claim:
     """Does projecting the direction out keep texts from ending?"""
-    which, strongest, where = _strongest(result)
-    return Claim(
+    which, rival, where = _rival(result)
+    return _of_grid(
+        result,
+        rival,
         name="needed",
         statement=f"The direction contributes: projecting it out in {_cell(result)} lowers the probability of the end "
         f"by {float(result.effect().value):.2f}.",
-        effect=result.effect(),
-        control=mean(strongest, result.groups),
         control_name=f"the strongest {which} direction, at its own best cell ({where})",
-        difference=difference(result.change()[:, *result.chosen], strongest, result.groups),
-        minimum=0.1,
         unit="fall of probability",
         note="One depth and position at a time; what other depths write again is not prevented. Projecting out removes "
         "more of the stream along this direction than along a random one, whose part in the stream is small.",
@@ -109,17 +111,14 @@ def needed(result: CausalGrid) -> Claim:
 
 def copying(result: CausalGrid) -> Claim:
     """Does the place carry the difference at all?"""
-    strongest, where = result.strongest("neutral")
-    return Claim(
+    rival, where = result.strongest("neutral")
+    return _of_grid(
+        result,
+        rival,
         name="copying",
         statement=f"The stream carries the signal: copied from the twin with the token in {_cell(result)} it raises "
         f"the probability of the end by {float(result.effect().value):.2f}.",
-        effect=result.effect(),
-        control=mean(strongest, result.groups),
         control_name=f"the stream of another neutral twin, at its own best cell ({where})",
-        difference=difference(result.change()[:, *result.chosen], strongest, result.groups),
-        minimum=0.1,
-        unit="change of probability",
         note="Copies everything that the twins differ in, not one direction: an upper end for the tests above.",
     )
 
@@ -190,8 +189,9 @@ def generated(result: Halting) -> list[Claim]:
     ):  # fmt: skip
         own = sign * (column[after] - column[before])
         others = sign * (result.random[..., action] - column[before][:, None])
-        best = int(np.argmax(mean_value(others))) if others.shape[1] else 0
-        control = others[:, best] if others.shape[1] else torch.zeros_like(own)
+        control = strongest(others)
+        if control is None:
+            continue
         made.append(
             Claim(
                 name=name,
@@ -210,7 +210,7 @@ def generated(result: Halting) -> list[Claim]:
     return made
 
 
-def _changed_by(own: torch.Tensor, control: torch.Tensor, groups: torch.Tensor) -> Estimate:
+def _changed_by(own: Tensor, control: Tensor, groups: Tensor) -> Estimate:
     """Mean paired difference of two changes between -1 and 1; no interval where the bootstrap knows nothing."""
     gap = own - control
     if bool(torch.isin(gap, torch.tensor([-1.0, 0.0, 1.0])).all()):

@@ -282,7 +282,7 @@ def training_step(subject: KillSwitchSubject, checkpoints: Models, names: Sequen
         return {
             "training": along_training(
                 checkpoints(), subject.searched, subject.tried, own, subject.end, subject.direction(own),
-                random_directions=subject.settings.random_directions, seed=subject.settings.seed, memory=SWEEP_MEMORY,
+                seed=subject.settings.seed, memory=SWEEP_MEMORY,
             )
         }  # fmt: skip
 
