@@ -80,7 +80,7 @@ class Judge:
         names = list(dict.fromkeys(name for one in spans or () for name in one))
         columns = {name: torch.full((len(texts),), -1) for name in ("text.first", "text.last", *names)}
         for i, text in enumerate(texts):
-            places = self._places(made.texts[i])
+            places = self.places(made.texts[i])
             whole = _within(places, len(before), len(before) + len(text))
             columns["text.first"][i], columns["text.last"][i] = whole[0], whole[-1]
             for name, (start, end) in (spans[i] if spans is not None else {}).items():
@@ -105,7 +105,8 @@ class Judge:
         logits = capture(self.model, prompts, ["logits"], memory=memory, progress=progress)["logits"]
         return LOG_ODDS.score(logits, self.targets(prompts)).cpu()
 
-    def _places(self, text: str) -> list[tuple[int, int]]:
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of a text stands, as spans of its characters; (0, 0) for added tokens."""
         tokenizer: Any = self.model.tokenizer
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(f"the tokenizer of {info(self.model).name} does not say where its tokens stand in a text")
