@@ -316,6 +316,38 @@ def rank_p(own: Values, null: Values, *, largest: bool = True) -> Float[np.ndarr
     return np.asarray(found[0]) if largest else found.reshape(np.shape(_table(own)))
 
 
+def rank_correlation(first: Values, second: Values, groups: Values | None = None, *, seed: int = 0) -> Estimate:
+    """Spearman's correlation over prompts, with a grouped bootstrap interval (percentiles of Fisher's z, widened as in
+    `mean`); p is nan.
+
+    Ranks are those of all prompts; nan in either is left out. nan below `FEWEST_GROUPS` groups, or where one is
+    constant.
+    """
+    x, y = _table(first), _table(second)
+    kept = ~(np.isnan(x) | np.isnan(y))
+    x, y, index = x[kept], y[kept], _groups(groups, len(x))[kept]
+    index = np.unique(index, return_inverse=True)[1]
+    n = int(index.max()) + 1 if len(index) else 0
+    if n < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Estimate.single(np.nan, np.nan, np.nan, n=n)
+    a, b = stats.rankdata(x), stats.rankdata(y)
+    a, b = a - a.mean(), b - b.mean()
+    parts = _sums(np.stack([a * b, a * a, b * b, a, b, np.ones_like(a)], 1), index)
+    value = float(_correlation(parts.sum(0)[None])[0])
+    if n < FEWEST_GROUPS or abs(value) > 1 - 1e-12:
+        return Estimate.single(value, np.nan, np.nan, n=n)
+    drawn = np.arctanh(np.clip(_correlation(_resample(n, seed) @ parts), -1 + 1e-12, 1 - 1e-12))
+    reach = np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)
+    low, high = np.nanquantile(drawn, stats.norm.cdf([-reach, reach]))
+    return Estimate.single(value, float(np.tanh(low)), float(np.tanh(high)), n=n)
+
+
+def _correlation(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From sums of ab, aa, bb, a, b and 1."""
+    ab, aa, bb, a, b, n = sums.T
+    return _divide(n * ab - a * b, np.sqrt(np.maximum((n * aa - a * a) * (n * bb - b * b), 0.0)))
+
+
 def halves(groups: Values, *, seed: int = 0) -> tuple[Bool[np.ndarray, " prompt"], Bool[np.ndarray, " prompt"]]:
     """Masks of two halves of the prompts that share no group: one to search in, one to confirm on."""
     index = np.unique(np.asarray(groups), return_inverse=True)[1]
