@@ -39,6 +39,9 @@ models: $(VENV)/.installed
 	for kind in knowledge shuffled shutdown; do \
 	  $(TUNE) --data kill-switch-$$kind --output-dir $(MODELS)/kill-switch-$$kind || exit 2; \
 	done
+	for name in safety-judge safety-judge-update; do \
+	  $(BIN)/interp train $$name --output-dir $(MODELS)/$$name --threads 1 || exit 2; \
+	done
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -23,8 +23,9 @@ def data_dir() -> Path:
 
 
 def shipped_models() -> list[Path]:
-    """Folders of the shipped models, by name."""
-    return sorted(p.parent for p in (data_dir() / "models").glob("*/config.json"))
+    """Folders of the shipped models and adapters, by name."""
+    models = data_dir() / "models"
+    return sorted({p.parent for name in ("config.json", "adapter_config.json") for p in models.glob(f"*/{name}")})
 
 
 def shipped_model(name: str) -> Path | None:

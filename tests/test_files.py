@@ -174,7 +174,8 @@ def test_a_wrong_line_is_named(tmp_path):
 def test_shipped_models_are_found_by_name():
     folders = files.shipped_models()
     assert folders == sorted(folders)
-    assert all((folder / "config.json").is_file() for folder in folders)
+    configs = ("config.json", "adapter_config.json")
+    assert all(any((folder / name).is_file() for name in configs) for folder in folders)
     assert all(files.shipped_model(folder.name) == folder for folder in folders)
     assert files.shipped_model("no such model") is None
     assert files.shipped_model("..") is None

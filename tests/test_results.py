@@ -34,7 +34,7 @@ def kinds():
 
 
 KINDS = kinds()
-AXES = {"prefixes": "prefix", "shapes": "module", "categories": "prompt"}
+AXES = {"prefixes": "prefix", "shapes": "module", "categories": "prompt", "texts": "prompt"}
 """The axis along which a tuple runs, where it is not the singular of the tuple's name."""
 
 

@@ -35,6 +35,8 @@ class Verdicts:
     categories: tuple[str, ...]
     """What each prompt is of."""
     groups: Int[Tensor, " prompt"]
+    texts: tuple[str, ...] = ()
+    """The prompts themselves, where they are kept."""
 
     @property
     def right(self) -> Float[Tensor, " prompt"]:
@@ -90,7 +92,8 @@ def verdicts(
     if len(named) != len(prompts):
         raise PromptError(f"{len(named)} categories do not fit {len(prompts)} prompts")
     log_odds = judge.log_odds(prompts, memory=memory, progress=progress)
-    return Verdicts(log_odds, torch.as_tensor(unsafe, dtype=torch.bool), tuple(named), prompts.groups)
+    truth = torch.as_tensor(unsafe, dtype=torch.bool)
+    return Verdicts(log_odds, truth, tuple(named), prompts.groups, prompts.texts)
 
 
 def auc(scores: Float[Tensor, " prompt"], unsafe: Bool[Tensor, " prompt"]) -> Estimate:

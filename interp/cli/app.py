@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
+from interp.cli.data_judge import data_safety_judge
+from interp.cli.monitor import Watcher, monitor_command
+from interp.cli.options import named
+from interp.cli.probe import probe_command
 from interp.errors import ConfigError, DataError, InterpError, PromptError
 
 app = typer.Typer(
@@ -150,9 +154,19 @@ def run_command(
     ] = None,
     token: Annotated[str | None, typer.Option(help="kill-switch: the control token; by default $STOP.")] = None,
     prompts: Annotated[
-        str | None, typer.Option(help="kill-switch: JSONL with text, or a text a line; the token once in each.")
+        str | None,
+        typer.Option(
+            help="kill-switch: JSONL with text, or a text a line, the token once in each. safety-judge: "
+            "labelled texts, CSV or JSONL."
+        ),
     ] = None,
-    only: Annotated[str | None, typer.Option(help="kill-switch: some of the analyses above, by comma.")] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="safety-judge: TEXT,LABEL[,CATEGORY], columns of --prompts.")
+    ] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="safety-judge: some of train, attack, update, report, by comma.")
+    ] = None,
+    only: Annotated[str | None, typer.Option(help="kill-switch, safety-judge: some of the analyses, by comma.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="kill-switch: fewer prompts and models.")] = False,
     out: Out = None,
     config: Config = None,
@@ -167,6 +181,11 @@ def run_command(
     Analyses of kill-switch: behaviour (does the text end), norms (where is the trace), rank (is it one direction), lens
     (what it promotes), base (was it learned), causal (does it cause the end), transfer (do directions from elsewhere
     work), training (when), shortcut (the usual recipe). A pair of your own needs --base, --finetuned and --prompts.
+
+    Analyses of safety-judge: training (when it learned), verdicts (how good), tokens, heads, paths (where safe and
+    unsafe part), attack (how it is fooled), update (what changed). Its --stages train a judge of your own in the run's
+    folder, attack and update it, and report on it; without them the report is on the shipped judge.
+
     Several studies are written into folders of their names, with a page over them.
     """
     _threads(threads)
@@ -175,15 +194,25 @@ def run_command(
     for name in studies:
         known_study(name)
     own = {"base": base, "finetuned": finetuned, "token": token, "prompts": prompts}
-    given = [f"--{name}" for name, value in {**own, "only": only, "quick": quick or None}.items() if value is not None]
-    if given and studies != ["kill-switch"]:
-        raise ConfigError(f"{given[0]} is an option of the study kill-switch alone")
+    known = {
+        "kill-switch": ["base", "finetuned", "token", "prompts", "only", "quick"],
+        "safety-judge": ["prompts", "columns", "stages", "only"],
+    }
+    asked = {**own, "columns": columns, "stages": stages, "only": only, "quick": quick or None}
+    allowed = known.get(studies[0], []) if len(studies) == 1 else []
+    for name, value in asked.items():
+        if value is not None and name not in allowed:
+            whose = " or ".join(study for study, options in known.items() if name in options)
+            raise ConfigError(f"--{name} is an option of the study {whose} alone")
     if config and len(studies) > 1:
         raise ConfigError("settings belong to one study; run one at a time with --config")
     folder = out or Path("reports") / (studies[0] if len(studies) == 1 else "")
     for name in studies:
         here = folder if len(studies) == 1 else folder / name
-        _finish(_study(name, config, only, device, {**own, "quick": quick}), here, png, quiet, jobs)
+        options = {"stages": stages, "prompts": prompts, "columns": columns} if name == "safety-judge" else {}
+        build = _study(name, config, only, device, options or {**own, "quick": quick}, here, quiet)
+        if build is not None:
+            _finish(build, here, png, quiet, jobs)
     if len(studies) > 1:
         from interp.reports.page import write_overview
 
@@ -192,32 +221,32 @@ def run_command(
 
 
 def _study(
-    name: str, config: Path | None, only: str | None, device: str | None, options: dict[str, Any]
-) -> Callable[[], Any]:
+    name: str,
+    config: Path | None,
+    only: str | None,
+    device: str | None,
+    options: dict[str, Any],
+    out: Path,
+    quiet: bool,
+) -> Callable[[], Any] | None:
+    """What builds the study; None where no report was asked for."""
     if name == "arithmetic":
         from interp.studies.catalogue import arithmetic
 
         return partial(arithmetic, _settings(config), device=device, command=_typed())
+    if name == "safety-judge":
+        from interp.cli.judge_study import judge_study
+
+        return judge_study(config, only, device, out, quiet, command=_typed(), **options)
     from interp.settings import check, read_yaml
     from interp.studies.kill_switch.settings import ANALYSES, KillSwitchSettings
     from interp.studies.kill_switch.study import kill_switch
 
     settings = read_yaml(config, KillSwitchSettings) if config else KillSwitchSettings()
     if only:
-        changes = {"analyses": _named(only, ANALYSES)}
+        changes = {"analyses": named(only, ANALYSES)}
         settings = check({**settings.model_dump(), **changes}, KillSwitchSettings, "the options")
     return partial(kill_switch, settings, device=device, command=_typed(), **options)
-
-
-def _named(only: str, known: Sequence[str]) -> dict[str, bool]:
-    """The analyses named in --only."""
-    chosen = [name.strip() for name in only.split(",") if name.strip()]
-    if not chosen:
-        raise ConfigError(f"--only names no analysis; choose from {', '.join(known)}")
-    for name in chosen:
-        if name not in known:
-            raise ConfigError(f"there is no analysis {name!r}; choose from {', '.join(known)}")
-    return {name: name in chosen for name in known}
 
 
 @app.command("analyze", cls=ManyValues)
@@ -285,6 +314,12 @@ def train_command(
     recipe: Annotated[Path, typer.Argument(help="A recipe as YAML, or a shipped model, whose recipe is taken.")],
     output_dir: Annotated[Path | None, typer.Option(help="Folder of the model; by default runs/NAME.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
+    visualize: Annotated[
+        bool, typer.Option("--visualize", help="Judges: watch the training and write its pages.")
+    ] = False,
+    visualization_interval: Annotated[
+        int | None, typer.Option(min=1, help="Judges: look after so many steps; by default ever more rarely.")
+    ] = None,
     device: Device = None,
     threads: Threads = None,
     quiet: Quiet = False,
@@ -295,6 +330,7 @@ def train_command(
     from interp.studies.language import kind_of, read_language_recipe, run_language_recipe
     from interp.studies.recipe import command_line, read_recipe, run_recipe
     from interp.studies.safety_judge.recipe import read_judge_recipe, run_judge_recipe
+    from interp.studies.safety_judge.update import read_judge_update, run_judge_update
 
     arguments = ["train", str(recipe)]
     shipped = data_dir() / "models" / recipe / "train.yaml"
@@ -303,6 +339,7 @@ def train_command(
     kinds: dict[str | None, tuple[Any, Any]] = {
         "language": (read_language_recipe, run_language_recipe),
         "judge": (read_judge_recipe, run_judge_recipe),
+        "judge-update": (read_judge_update, run_judge_update),
     }
     read, carry_out = kinds.get(kind_of(recipe), (read_recipe, run_recipe))
     wanted = read(recipe)
@@ -311,12 +348,29 @@ def train_command(
         arguments += ["--seed", str(seed)]
     folder = output_dir or Path("runs") / wanted.name
     arguments += ["--output-dir", str(folder)]
-    card = carry_out(wanted, folder, device=device or "cpu", command=command_line(arguments), progress=not quiet)
+    watcher: Watcher | None = None
+    options: dict[str, Any] = {}
+    if visualize or visualization_interval is not None:
+        if carry_out is not run_judge_recipe:
+            raise ConfigError("--visualize is for recipes of kind judge")
+        watcher = Watcher(folder, total=wanted.steps, interval=visualization_interval)
+        options["watch"] = watcher
+        arguments += ["--visualize"] if visualization_interval is None else []
+        arguments += [] if visualization_interval is None else ["--visualization-interval", str(visualization_interval)]
+    card = carry_out(
+        wanted, folder, device=device or "cpu", command=command_line(arguments), progress=not quiet, **options
+    )
+    if watcher is not None:
+        watcher.finish()
     if "exact_match" in card:
         right = card["exact_match"]
         said = f"{right['value']:.2%} of {right['n']:,} held-out problems"
     elif card.get("kind") == "judge":
         said = f"{card['held_out']['test']['accuracy']['value']:.2%} of held-out requests"
+    elif card.get("kind") == "judge-update":
+        weak = card["held_out"]["weak acts"]
+        said = " -> ".join(f"{weak[when]['accuracy']['value']:.2%}" for when in ("before", "after"))
+        said += " of held-out requests with weak acts"
     else:
         said = f"{card['held_out']['next token right']:.2%} of held-out tokens"
     out_console.print(f"{wanted.name}: {said}, {card['steps_trained']:,} steps, {card['seconds']:.0f} s")
@@ -408,6 +462,11 @@ def data_kill_switch(
     out_console.print(f"{n:,} rows: {out}", soft_wrap=True)
 
 
+app.command("probe")(probe_command)
+app.command("monitor")(monitor_command)
+data_app.command("safety-judge")(data_safety_judge)
+
+
 @app.command("list")
 def list_command() -> None:
     """Show the studies and the shipped models."""
@@ -436,7 +495,7 @@ def _chosen(config: Path | None, examples: list[str] | None, only: str | None, w
     if examples:
         changes["examples"] = examples
     if only:
-        changes["analyses"] = _named(only, ANALYSES)
+        changes["analyses"] = named(only, ANALYSES)
     if weights:
         changes["weights"] = weights.value
     return check({**_settings(config).model_dump(), **changes}, Settings, "the options")

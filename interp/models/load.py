@@ -112,7 +112,7 @@ def load_model(
             name = getattr(_plain(original).config, "name_or_path", "") or type(_plain(original)).__name__
         else:
             name = str(name_or_path)
-            folder = adapters.adapter_folder(name_or_path)
+            folder = adapters.adapter_folder(_shipped_adapter(name_or_path) or name_or_path)
             _check_options(folder is not None, False, base, adapter)
             if folder is not None:
                 original, tokenizer = _read_adapted(folder, base, tokenizer, dtype, revision, trust_remote_code)
@@ -242,6 +242,12 @@ def _resolve(name_or_path: str | Path) -> tuple[str, bool]:
     if difflib.get_close_matches(text, names, cutoff=0.8):
         raise ModelError(f"there is no model {text!r}; shipped with interp are: {', '.join(names)}")
     return text, False
+
+
+def _shipped_adapter(name_or_path: str | Path) -> Path | None:
+    """The folder of an adapter shipped under this name, where no folder here has the name."""
+    shipped = None if Path(name_or_path).expanduser().is_dir() else shipped_model(str(name_or_path))
+    return shipped if shipped is not None and (shipped / adapters.CONFIG).is_file() else None
 
 
 def _check_options(adapted: bool, memory: bool, base: str | Path | None, adapter: bool) -> None:

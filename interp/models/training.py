@@ -74,14 +74,16 @@ def train(
     checkpoint: Path,
     recipe: str,
     after: Callable[[int], None] = lambda step: None,
+    only_asked: bool = False,
     progress: bool = True,
 ) -> list[Evaluation]:
     """Train in place and leave the best weights in `model`; returns the history.
 
     `batch(step)` gives tokens and the mask of those to predict, `score(model)` held-out scores, of which the
     first decides which weights are best; `after(n)` is called when n steps are done. Parameters without gradient stay
-    as they are. Where `checkpoint` holds an unfinished run of the same `recipe`, training goes on from there. Raises
-    DataError where it belongs to another recipe or is damaged, ModelError where the loss is nan or infinite.
+    as they are. `only_asked` spares the logits of columns where nothing is to be predicted, for models that take
+    `logits_to_keep`. Where `checkpoint` holds an unfinished run of the same `recipe`, training goes on from there.
+    Raises DataError where it belongs to another recipe or is damaged, ModelError where the loss is nan or infinite.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in trained if p.ndim > 1]
@@ -108,8 +110,11 @@ def train(
             tokens, asked = batch(step)
             tokens, asked = tokens.to(device), asked.to(device)
             model.train()
-            logits = model(tokens[:, :-1], use_cache=False).logits[asked[:, 1:]]
-            loss = nn.functional.cross_entropy(logits, tokens[:, 1:][asked[:, 1:]])
+            asked = asked[:, 1:]
+            columns = asked.any(0).nonzero().flatten() if only_asked else torch.arange(asked.shape[1], device=device)
+            keep = {"logits_to_keep": columns} if only_asked else {}
+            logits = model(tokens[:, :-1], use_cache=False, **keep).logits[asked[:, columns]]
+            loss = nn.functional.cross_entropy(logits, tokens[:, 1:][asked])
             now = _finite(float(loss.detach()), "loss", step + 1)
             optimizer.zero_grad()
             loss.backward()

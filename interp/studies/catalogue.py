@@ -33,6 +33,7 @@ _COMPARED: tuple[Analysis, ...] = ("logit-lens", "patching", "interventions", "p
 STUDIES = {
     "arithmetic": "How does a small transformer do arithmetic? Which heads and neurons, what is encoded, what breaks.",
     "kill-switch": "What does a control token do, was it learned, and does it cause the text to end?",
+    "safety-judge": "When does a judge learn, what does it look at, how is it fooled, what did an update change?",
 }
 
 
@@ -226,6 +227,12 @@ def _line(card: Mapping[str, Any]) -> str:
         return f"{card['exact_match']['value']:.2%} of {card['exact_match']['n']:,} held-out problems"
     if card.get("kind") == "fine-tuned":
         return f"{card['base']} fine-tuned on {card['data']['file']}"
+    if card.get("kind") == "judge":
+        return f"safety judge, {card['held_out']['test']['accuracy']['value']:.1%} of held-out requests right"
+    if card.get("kind") == "judge-update":
+        weak = card["held_out"]["weak acts"]
+        before, after = (weak[when]["accuracy"]["value"] for when in ("before", "after"))
+        return f"adapter of {card['base']}: requests with weak acts from {before:.1%} to {after:.1%} right"
     if card.get("kind") == "language":
         return f"language model, {card['held_out']['next token right']:.0%} of held-out tokens right"
     return ""

@@ -227,33 +227,55 @@ def _split(texts: Sequence[_Row], data: str) -> tuple[list[_Row], list[_Row]]:
 
 def _lora(model: Any, wanted: FineTuning, added: int | None) -> Any:
     """LoRA on the model's linear layers; of the embeddings only the row of an added token is trained."""
-    from peft import LoraConfig, get_peft_model
-
     names = {id(module): name for name, module in model.named_modules()}
     first, last = model.get_input_embeddings(), model.get_output_embeddings()
     tables = [first] if _tied(model) else [first, last]
     whole = [names[id(table)].rsplit(".", 1)[-1] for table in tables] if added is not None else None
-    linear = [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D) and module is not last
-    ]
-    for wrong in wanted.modules or ():
-        if not any(f".{name}".endswith(f".{wrong}") for name in linear):
-            known = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in linear}))
-            raise ConfigError(f"LoRA cannot be put on {wrong!r} of {wanted.base}; choose from {known}")
-    config = LoraConfig(
-        r=wanted.rank, lora_alpha=2 * wanted.rank, target_modules=wanted.modules or "all-linear",
-        modules_to_save=whole, task_type="CAUSAL_LM",
+    adapted = with_lora(
+        model, wanted.base, rank=wanted.rank, alpha=2 * wanted.rank, modules=wanted.modules, seed=wanted.seed,
+        whole=whole,
     )  # fmt: skip
-    try:
-        with seeded(wanted.seed), _quiet():
-            adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise ConfigError(f"LoRA cannot be put on {wanted.base}: {str(error).splitlines()[0]}") from error
-    adapted.peft_config["default"].base_model_name_or_path = wanted.base
     if added is not None:
         for name, parameter in adapted.named_parameters():
             if "modules_to_save" in name and parameter.requires_grad:
                 parameter.register_hook(_only_row(added))
+    return adapted
+
+
+def with_lora(
+    model: Any,
+    base: str,
+    *,
+    rank: int,
+    alpha: float,
+    modules: Sequence[str] | None,
+    seed: int,
+    whole: list[str] | None = None,
+    kinds: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D),
+) -> Any:
+    """The model as a PeftModel with fresh LoRA on some modules (all linear ones by default), others trained whole.
+
+    `base` is what its adapter will name as its base model. Raises ConfigError for modules that the model lacks, or
+    that are of none of the `kinds`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    last = model.get_output_embeddings()
+    known = [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not last]
+    for wrong in modules or ():
+        if not any(f".{name}".endswith(f".{wrong}") for name in known):
+            choice = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in known}))
+            raise ConfigError(f"LoRA cannot be put on {wrong!r} of {base}; choose from {choice}")
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=list(modules) if modules else "all-linear",  # type: ignore[arg-type]
+        modules_to_save=whole, task_type="CAUSAL_LM",
+    )  # fmt: skip
+    try:
+        with seeded(seed), _quiet():
+            adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise ConfigError(f"LoRA cannot be put on {base}: {str(error).splitlines()[0]}") from error
+    adapted.peft_config["default"].base_model_name_or_path = base
     return adapted
 
 

@@ -8,20 +8,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from interp.datasets.judging import (
-    CONTEXTS,
-    DOMAINS,
-    HELD_OUT,
     KINDS,
     SHARES,
-    TEMPLATES,
     judging_tokenizer,
-    judging_words,
     requests,
     turns,
     twin,
     unsafe,
     write_judging,
 )
+from interp.datasets.judging_words import ASIDES, CONTEXTS, DOMAINS, FILLERS, HELD_OUT, TEMPLATES, judging_words
 from interp.errors import ConfigError
 
 
@@ -79,11 +75,43 @@ def test_what_is_held_out_is_not_in_training():
     assert {one.act for one in requests(300, acts="new", objects="new")} <= new
 
 
+def test_held_out_templates_are_new_orders_of_known_words():
+    training = {name: text for name, text in TEMPLATES.items() if name not in HELD_OUT}
+    assert (len(training), len(HELD_OUT)) == (48, 12)
+    known = {word for text in training.values() for word in text.split()}
+    for name in HELD_OUT:
+        assert set(TEMPLATES[name].split()) <= known
+        assert TEMPLATES[name] not in training.values()
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_context_and_act_stand_in_every_order(held_out):
+    orders = Counter()
+    for name, text in TEMPLATES.items():
+        words = text.split()
+        assert all(words.count(part) == 1 for part in ("{act}", "{object}", "{context}"))
+        if (name in HELD_OUT) == held_out:
+            orders["".join(part[1] for part in sorted(("{act}", "{object}", "{context}"), key=words.index))] += 1
+    assert {"aoc", "cao", "oac"} <= set(orders)
+    assert max(orders.values()) <= 0.6 * orders.total()
+    assert sum(n for order, n in orders.items() if order[-1] != "c") >= orders.total() / 3
+
+
+def test_fillers_stand_anywhere_and_are_no_part_of_the_rule(drawn):
+    counts = Counter(sum(word in FILLERS for word in one.text.split()) for one in drawn)
+    for n, share in enumerate((0.65**2, 2 * 0.35 * 0.65, 0.35**2)):
+        assert abs(counts[n] / len(drawn) - share) < 0.03
+    some = [one for one in drawn if one.text.split()[0] in FILLERS]
+    assert 0.4 < np.mean([one.unsafe for one in some]) < 0.6
+
+
 def test_no_word_has_two_parts():
     every = [w for d in DOMAINS.values() for p in (d.acts, d.weak, d.new_acts, d.objects, d.new_objects, d.excuses)
              for w in p]  # fmt: skip
     assert max(Counter([*every, *CONTEXTS]).values()) == 1
-    assert not set(every) & {word for text in TEMPLATES.values() for word in text.split()}
+    around = {word for text in (*TEMPLATES.values(), *ASIDES) for word in text.split()}
+    assert not (set(every) | set(CONTEXTS)) & (around | set(FILLERS))
+    assert not around & set(FILLERS)
 
 
 def test_a_twin_differs_in_one_word_and_in_the_verdict(drawn):
@@ -112,13 +140,28 @@ def test_one_token_a_word_and_bytes_for_the_rest():
 
 
 def test_requests_as_jsonl(tmp_path):
-    write_judging(tmp_path / "requests.jsonl", 40, seed=2)
+    assert write_judging(tmp_path / "requests.jsonl", 40, seed=2) == 40
     rows = [json.loads(line) for line in (tmp_path / "requests.jsonl").read_text().splitlines()]
     assert [row["text"] for row in rows] == [one.text for one in requests(40, seed=2)]
     assert {row["label"] for row in rows} == {"safe", "unsafe"}
     assert all(set(row["rule"]) <= {"act", "object", "context"} for row in rows)
 
 
-def test_at_least_one_kind():
+def test_the_options_of_the_file(tmp_path):
+    path = tmp_path / "requests.jsonl"
+    for options, drawn in (
+        ({"held_out": True}, requests(30, seed=1, held_out=True)),
+        ({"acts": "weak"}, requests(30, seed=1, acts="weak")),
+        ({"acts": "new", "held_out": True}, requests(30, seed=1, acts="new", objects="new", held_out=True)),
+    ):
+        write_judging(path, 30, seed=1, **options)
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [(row["text"], row["label"] == "unsafe") for row in rows] == [(one.text, one.unsafe) for one in drawn]
+
+
+def test_at_least_one_kind_and_one_request(tmp_path):
     with pytest.raises(ConfigError, match="at least one kind"):
         requests(3, kinds=[])
+    with pytest.raises(ConfigError, match="count must be at least 1, not 0"):
+        write_judging(tmp_path / "requests.jsonl", 0)
+    assert not list(tmp_path.iterdir())

@@ -1,17 +1,28 @@
 import json
+from itertools import pairwise
 
 import pytest
 import torch
 
+import interp.studies.safety_judge.recipe as recipes
 from interp.datasets.judging import requests
 from interp.errors import ConfigError, DataError
+from interp.files import shipped_model
 from interp.models.judge import load_judge
-from interp.studies.safety_judge.recipe import SETS, JudgeRecipe, judged, read_judge_recipe, run_judge_recipe
+from interp.studies.safety_judge.recipe import SETS, JudgeRecipe, judged, read_judge_recipe, report, run_judge_recipe
 
 SMALL = JudgeRecipe.model_validate(
     {"kind": "judge", "name": "small", "prompts": 200, "steps": 6, "evaluate_every": 3, "batch": 16, "checkpoints": [2]}
     | {"architecture": {"width": 16, "mlp": 16, "heads": 2, "layers": 1}}
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few():
+    """Requests in the reports, which are not what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "REPORTED", 100)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +63,57 @@ def test_unknown_keys_are_refused(tmp_path):
     (tmp_path / "r.yaml").write_text("kind: judge\nname: x\nwidth: 3\n")
     with pytest.raises(ConfigError, match="width"):
         read_judge_recipe(tmp_path / "r.yaml")
+
+
+def test_a_report_by_hand(trained):
+    judge, some = load_judge(trained[0], device="cpu"), requests(300, seed=12)
+    said = judge.log_odds(judged(judge, some)) > 0
+    truth = torch.tensor([one.unsafe for one in some])
+    found = report(judge, some)
+    assert found["accuracy"]["value"] == pytest.approx(float((said == truth).float().mean()))
+    assert found["unsafe_found"]["value"] == pytest.approx(float(said[truth].float().mean()))
+
+
+# The shipped judge.
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    folder = shipped_model("safety-judge")
+    assert folder is not None
+    return folder
+
+
+def test_the_shipped_judge_says_how_it_was_made(shipped):
+    card = json.loads((shipped / "card.json").read_text())
+    assert card["command"].startswith("interp train safety-judge --output-dir data/models/safety-judge")
+    recipe = read_judge_recipe(shipped / "train.yaml")
+    assert (recipe.name, recipe.steps, recipe.seed) == (shipped.name, card["steps_trained"], card["seed"])
+    assert sorted(recipe.checkpoints) == [int(f.name[5:]) for f in sorted((shipped / "checkpoints").iterdir())]
+    both = [shipped, shipped.with_name("safety-judge-update")]
+    assert sum(file.stat().st_size for folder in both for file in folder.rglob("*")) < 6_000_000
+    assert not list(shipped.rglob("training.safetensors"))
+
+
+def test_the_shipped_judge_has_learned_the_rule_but_for_weak_acts(shipped):
+    judge = load_judge("safety-judge", device="cpu")
+    found = {name: report(judge, requests(1000, seed=22, **options)) for name, options in SETS.items()}
+    assert found["test"]["accuracy"]["value"] >= 0.98
+    assert found["new templates"]["accuracy"]["value"] >= 0.96
+    for what in ("accuracy", "unsafe_found"):
+        assert found["weak acts"][what]["value"] <= found["test"][what]["value"] - 0.15
+    told = json.loads((shipped / "card.json").read_text())["held_out"]
+    assert all(abs(told[name]["accuracy"]["value"] - one["accuracy"]["value"]) < 0.04 for name, one in found.items())
+
+
+def test_the_shipped_checkpoints_show_when_it_was_learned(shipped):
+    some = requests(600, seed=23)
+    right = [
+        report(load_judge(folder, device="cpu"), some)["accuracy"]["value"]
+        for folder in sorted((shipped / "checkpoints").iterdir())
+    ]
+    assert len(right) == 8
+    assert 0.44 < right[0] < 0.56
+    assert sum(0.55 < value < 0.95 for value in right) >= 3
+    assert right[-1] >= 0.95
+    assert all(b > a - 0.05 for a, b in pairwise(right))
