@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: reproduce test check format models clean
 
 reproduce: $(VENV)/.installed
-	$(BIN)/interp run arithmetic kill-switch --out $(OUT)
+	$(BIN)/interp run arithmetic kill-switch safety-judge --out $(OUT)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -19,6 +19,8 @@ from .analyses.circuits import SetAblation as SetAblation
 from .analyses.circuits import circuit_test as circuit_test
 from .analyses.circuits import cumulative_ablation as cumulative_ablation
 from .analyses.circuits import set_ablation as set_ablation
+from .analyses.conductance import Conductance as Conductance
+from .analyses.conductance import conductance as conductance
 from .analyses.delta_lens import DeltaLens as DeltaLens
 from .analyses.delta_lens import delta_lens as delta_lens
 from .analyses.delta_rank import DeltaRank as DeltaRank
@@ -29,6 +31,9 @@ from .analyses.diffing import CrossedReadout as CrossedReadout
 from .analyses.diffing import DifferenceLens as DifferenceLens
 from .analyses.diffing import crossed_readout as crossed_readout
 from .analyses.diffing import difference_lens as difference_lens
+from .analyses.faithfulness import Faithfulness as Faithfulness
+from .analyses.faithfulness import faithfulness as faithfulness
+from .analyses.faithfulness import marked as marked
 from .analyses.halting import CausalGrid as CausalGrid
 from .analyses.halting import Dose as Dose
 from .analyses.halting import Halting as Halting
@@ -50,10 +55,19 @@ from .analyses.prefix_contrast import PrefixContrast as PrefixContrast
 from .analyses.prefix_contrast import prefix_contrast as prefix_contrast
 from .analyses.probing import Probing as Probing
 from .analyses.probing import probing as probing
+from .analyses.rollout import AttentionRollout as AttentionRollout
+from .analyses.rollout import attention_rollout as attention_rollout
 from .analyses.selectivity import Selectivity as Selectivity
 from .analyses.selectivity import selectivity as selectivity
+from .analyses.separation import Separation as Separation
+from .analyses.separation import separation as separation
+from .analyses.similarity import cka as cka
 from .analyses.steering import DirectionTest as DirectionTest
 from .analyses.steering import direction_test as direction_test
+from .analyses.token_attribution import TokenAttribution as TokenAttribution
+from .analyses.token_attribution import token_attribution as token_attribution
+from .analyses.verdicts import Verdicts as Verdicts
+from .analyses.verdicts import verdicts as verdicts
 from .analyses.weight_changes import WeightChanges as WeightChanges
 from .analyses.weight_changes import lora_spectrum as lora_spectrum
 from .analyses.weight_changes import weight_changes as weight_changes
@@ -87,6 +101,8 @@ from .models.edits import Zero as Zero
 from .models.generation import Generated as Generated
 from .models.generation import generate as generate
 from .models.generation import stop_tokens as stop_tokens
+from .models.judge import Judge as Judge
+from .models.judge import load_judge as load_judge
 from .models.load import HookedTransformer as HookedTransformer
 from .models.load import info as info
 from .models.load import load_model as load_model
@@ -104,9 +120,12 @@ from .prompts import PromptPairs as PromptPairs
 from .prompts import Prompts as Prompts
 from .results import load as load
 from .results import save as save
+from .serve.widget import probe as probe
 from .sites import Site as Site
 from .tensors import Activations as Activations
 from .twins import Twins as Twins
+from .workflows.adversarial import EditSearch as EditSearch
+from .workflows.adversarial import find_edits as find_edits
 from .workflows.checkpoints import AlongTraining as AlongTraining
 from .workflows.checkpoints import along_training as along_training
 from .workflows.comparison import Comparison as Comparison
@@ -117,6 +136,10 @@ from .workflows.discovery import Discovery as Discovery
 from .workflows.discovery import Task as Task
 from .workflows.discovery import patched_heads as patched_heads
 from .workflows.discovery import specialisation as specialisation
+from .workflows.judge_heads import JudgeHeads as JudgeHeads
+from .workflows.judge_heads import judge_heads as judge_heads
+from .workflows.paths import SafeUnsafePaths as SafeUnsafePaths
+from .workflows.paths import safe_unsafe_paths as safe_unsafe_paths
 from .workflows.selection import Chosen as Chosen
 from .workflows.selection import best_head as best_head
 from .workflows.selection import best_patch as best_patch
@@ -124,3 +147,5 @@ from .workflows.selection import best_probe as best_probe
 from .workflows.selection import costliest as costliest
 from .workflows.selection import learned_head as learned_head
 from .workflows.selection import readable_from as readable_from
+from .workflows.update import UpdateComparison as UpdateComparison
+from .workflows.update import compare_update as compare_update

@@ -72,7 +72,7 @@ def plot_sets(results: Mapping[str, Verdicts]) -> go.Figure:
     names = [f"{safe(name)} ({len(one.log_odds):,})" for name, one in results.items()]
     made = figure(
         "How good the verdicts are, set by set", "bars 95 %, in accuracy by template; dotted: chance",
-        width=max(640, 160 + 130 * len(names)), yaxis=dict(title="share", range=[0, 1.03]),
+        width=max(640, 160 + 130 * len(names)), scattermode="group", yaxis=dict(title="share", range=[0, 1.03]),
     )  # fmt: skip
     made.add_trace(points(stacked([one.accuracy() for one in results.values()]), names, "accuracy", 0))
     made.add_trace(points(stacked([one.auc() for one in results.values()]), names, "AUC", 1))
@@ -89,12 +89,12 @@ def plot_tokens(result: TokenAttribution, tokens: Sequence[Sequence[str]], most:
     text = np.full((len(rows), width), "", dtype=object)
     for i, row in enumerate(rows):
         grid[i, : len(row)] = row
-        text[i, : len(row)] = [short(token.strip() or token, 14) for token in tokens[shown[i]]][: len(row)]
+        text[i, : len(row)] = [short(token.strip() or token, 10) for token in tokens[shown[i]]][: len(row)]
     limit = float(np.nanmax(np.abs(grid))) or 1.0
     names = [f"{i}: {result.score[i]:+.1f}{' (flagged)' if result.flagged[i] else ''}" for i in shown]
     made = go.Figure(
         go.Heatmap(
-            z=grid, y=names, text=text, texttemplate="%{text}", textfont=dict(size=11, color="#1c1c1c"), zmin=-limit,
+            z=grid, y=names, text=text, texttemplate="%{text}", textfont=dict(size=10.5, color="#1c1c1c"), zmin=-limit,
             zmax=limit, colorscale=SIGNED, xgap=1, ygap=3, hoverongaps=False,
             colorbar=dict(title=dict(text="nats towards unsafe", side="right"), thickness=12),
             hovertemplate="%{text}: %{z:.2f} nats<extra></extra>",
@@ -104,7 +104,7 @@ def plot_tokens(result: TokenAttribution, tokens: Sequence[Sequence[str]], most:
         made, f"Token attribution by {result.method}: which tokens drove each verdict",
         f"baseline: {safe(result.baseline)}; orange towards unsafe, blue towards safe; left the log-odds; flagged: the "
         "shares miss the whole by over 5 %",
-        width=150 + 74 * width, height=190 + 34 * len(rows),
+        width=170 + 58 * width, height=190 + 34 * len(rows),
     )  # fmt: skip
     made.update_yaxes(autorange="reversed")
     made.update_xaxes(showticklabels=False, title="tokens in their order")
@@ -145,14 +145,14 @@ def plot_faithfulness(results: Sequence[Faithfulness], untrained: Sequence[Faith
     heading(
         made, "Do attributions name the words that the verdict hangs on?",
         f"{len(results[0].recall)} requests; k is the number of words that decide; bars 95 %; dotted: recall by chance",
-        width=1040, height=480,
+        width=1040, height=500, top=24, scattermode="group",
     )  # fmt: skip
     return made
 
 
 def plot_conductance(result: Conductance, tokens: Sequence[str], prompt: int = 0) -> go.Figure:
     """Signed shares of every token after every layer, for one prompt; `tokens` are all of its tokens."""
-    grid = result.values[prompt, :, : len(tokens)].numpy()
+    grid = result.values[prompt, :, : len(tokens)].double().numpy()
     limit = float(np.nanmax(np.abs(grid))) or 1.0
     rows = [f"after layer {layer}" for layer in result.layers]
     made = go.Figure(
@@ -245,7 +245,7 @@ def plot_paths(result: SafeUnsafePaths) -> go.Figure:
     heading(
         made, "Where safe and unsafe part, and which layer moves the verdict",
         f"{len(result.gap)} pairs that differ in one word; bars 95 %; dotted: the whole difference of the log-odds",
-        width=1000, height=460,
+        width=1000, height=480, top=24, scattermode="group",
     )  # fmt: skip
     return made
 
@@ -255,25 +255,15 @@ def plot_edits(gradient: EditSearch, chance: EditSearch) -> go.Figure:
     made = figure(
         "How often one allowed word flips the verdict",
         f"share of {len(gradient.texts)} requests; every edit verified by a forward pass; band: Wilson 95 %",
-        yaxis=dict(title="share flipped", range=[-0.02, 1.02]), xaxis=dict(title="edits tried for each request"),
+        yaxis=dict(title="share flipped", range=[-0.02, 1.02]),
+        xaxis=dict(title="edits tried for each request", dtick=max(1, gradient.budget // 12)),
     )  # fmt: skip
     for number, (name, search) in enumerate((("by gradient", gradient), ("by chance", chance))):
-        curves = [proportion(flipped_within(search, budget), search.groups) for budget in range(1, search.budget + 1)]
+        curves = [proportion(search.flipped_within(tries), search.groups) for tries in range(1, search.budget + 1)]
         x = list(range(1, search.budget + 1))
         for trace in curve(x, stacked(curves), name, number, labels=list(map(str, x))):
             made.add_trace(trace)
     return made
-
-
-def flipped_within(search: EditSearch, budget: int) -> torch.Tensor:
-    """1 where one of the first `budget` edits of a text flips its verdict."""
-    place = torch.zeros(len(search.prompt), dtype=torch.long)
-    for prompt in search.prompt.unique():
-        here = search.prompt == prompt
-        place[here] = torch.arange(int(here.sum()))
-    found = torch.zeros(len(search.texts))
-    found[search.prompt[(place < budget) & search.flips]] = 1.0
-    return found.masked_fill(search.flipped.isnan(), torch.nan)
 
 
 def plot_update(result: UpdateComparison) -> go.Figure:
@@ -305,7 +295,7 @@ def plot_update(result: UpdateComparison) -> go.Figure:
         made, "What the update changed, and which modules do it",
         f"{int(kept.sum())} target prompts; modules from the most to the least needed, by half of the templates",
         "bars 95 %; dotted: before and after",
-        width=max(1000, 460 + 60 * len(labels)), height=500,
+        width=max(1000, 460 + 60 * len(labels)), height=520, top=24, scattermode="group",
     )  # fmt: skip
     return made
 
@@ -343,6 +333,6 @@ def plot_change_sites(result: UpdateComparison) -> go.Figure:
         made, "Where attention and representations changed",
         f"{len(result.before)} prompts; bands 95 %",
         f"rank correlation with the size of the change of log-odds: {tracks}",
-        width=1000, height=420,
+        width=1000, height=440, top=24,
     )  # fmt: skip
     return made

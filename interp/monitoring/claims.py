@@ -58,13 +58,16 @@ def sentences(recording: Recording, found: Course, rows: Sequence[Part], verdict
         if better
         else "No layer came to tell safe from unsafe better than before training, as far as these texts show."
     )
-    timed = [row for row in rows[1:] if row.half is not None]
+    timed = [row for row in rows[1:] if row.half is not None and verdicts["judges"] == "supported"]
     for column in dict.fromkeys(row.column for row in timed):
         own = [row for row in timed if row.column == column]
         verdict = verdicts.get(f"apart-{column}")
         if len(own) < 2 or verdict is None:
             continue
         early, late = own[0], own[-1]
+        if early.half == late.half:
+            said.append(f"By {column}: all are half-way at step {early.half:,}.")
+            continue
         span = f"half-way at steps {early.half:,} ({early.value}) to {late.half:,} ({late.value})"
         said.append(
             f"By {column} it is learned at different times: {span}."
@@ -188,7 +191,10 @@ def _apart(recording: Recording, found: Course, seed: int) -> list[Claim]:
         early, late = both[int(np.argmax(high[:, at]))], both[int(np.argmin(low[:, at]))]
         here = found.right[confirm, at], unsafe[confirm]
         parts = [_linear(*here, names[confirm] == one) for one in (early, late)]
-        one, other, apart = (mean(table, groups[confirm]) for table in (*parts, parts[0] - parts[1]))
+        one, other, apart = (
+            _within(mean(table, groups[confirm]), low)
+            for table, low in ((parts[0], 0.0), (parts[1], 0.0), (parts[0] - parts[1], -1.0))
+        )
         made.append(
             Claim(
                 f"apart-{column}",
@@ -213,6 +219,12 @@ def _linear(
     for side in sides:
         values[side] += (right[side] - right[side].mean()) * len(right) / (2 * side.sum())
     return values
+
+
+def _within(found: Estimate, low: float) -> Estimate:
+    """The interval cut to the values that there can be."""
+    ends = np.asarray(np.maximum(found.low, low)), np.asarray(np.minimum(found.high, 1.0))
+    return Estimate(found.value, *ends, found.p, found.n)
 
 
 def _or_none(recording: Recording, apart: Estimate) -> Estimate:

@@ -7,9 +7,10 @@ from the records.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.analyses.separation import separation
@@ -44,7 +45,7 @@ class Questions:
     method: Method
     """How tokens are attributed."""
     neutral: int
-    """The token that stands for the absence of a word: the commonest one of the texts."""
+    """The token that stands for no word: the unknown one where the tokenizer has it, else the texts' commonest."""
 
     @classmethod
     def of(cls, judge: Judge, probe: Probe, *, method: Method = "leave one out", heads: int = 24) -> Questions:
@@ -71,7 +72,7 @@ class Questions:
             texts.take(rows) if rows and known else None,
             torch.tensor(probe.unsafe)[rows],
             method,
-            int(texts.tokens[inside].mode().values),
+            _neutral(judge.model.tokenizer, texts.tokens[inside]),
         )
 
     def tokens(self, judge: Judge) -> list[list[str]]:
@@ -191,6 +192,13 @@ def _verdicts_only(prompts: Prompts) -> Prompts:
         prompts, tokens=prompts.tokens[rows, prompts.columns("verdict")][:, None], lengths=zero + 1,
         reads=zero[:, None], roles={"verdict": zero},
     )  # fmt: skip
+
+
+def _neutral(tokenizer: Any, tokens: Int[Tensor, " token"]) -> int:
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        return int(tokens.mode().values)
+    return int(unknown)
 
 
 def _inside(prompts: Prompts) -> Bool[Tensor, "prompt pos"]:

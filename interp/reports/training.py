@@ -145,14 +145,8 @@ def _visible(piece: str) -> str:
 def _method(recording: Recording) -> str:
     method, neutral = recording.about["method"], recording.about["neutral"].strip() or "a blank"
     if method == "leave one out":
-        return (
-            f"Leave one out: what the log-odds lose when “{neutral}”, the texts' commonest token, takes a token's "
-            "place."
-        )
-    return (
-        f"By {method}, from “{neutral}” (the texts' commonest token) in every place; texts whose shares do not add up "
-        "say so."
-    )
+        return f"Leave one out: what the log-odds lose when “{neutral}” takes a token's place."
+    return f"By {method}, from “{neutral}” in every place; texts whose shares do not add up say so."
 
 
 def _facts(recording: Recording) -> list[tuple[str, str]]:

@@ -84,6 +84,14 @@ class EditSearch:
         """Change of the log-odds towards the other verdict."""
         return -self.base[self.prompt].sign() * self.change
 
+    def flipped_within(self, tries: int) -> Float[Tensor, " prompt"]:
+        """1 where one of the first `tries` edits of a text turns its verdict; nan for a text without a candidate."""
+        order = torch.zeros(len(self.prompt), dtype=torch.long)
+        for prompt in self.prompt.unique():
+            here = self.prompt == prompt
+            order[here] = torch.arange(int(here.sum()))
+        return self._largest(((order < tries) & self.flips).float())
+
     def best(self) -> Int[Tensor, " prompt"]:
         """The edit of each text that moves it furthest towards the other verdict; -1 where it has none."""
         found = torch.full((len(self.texts),), -1)

@@ -86,6 +86,15 @@ def test_gradient_tries_first_what_it_puts_first(judge):
     torch.testing.assert_close(sign * few.predicted, wanted)
 
 
+def test_more_tries_flip_no_less(judge):
+    found = find_edits(judge, TEXTS, budget=6, by="random")
+    within = torch.stack([found.flipped_within(tries) for tries in range(1, 7)])
+    assert (within.diff(dim=0) >= 0).all()
+    torch.testing.assert_close(within[-1], found.flipped)
+    first = [bool(found.flips[(found.prompt == i).nonzero()[0, 0]]) for i in range(len(TEXTS))]
+    assert within[0].bool().tolist() == first
+
+
 def test_texts_without_a_candidate_have_no_number(judge):
     texts = ["how do i poison the soup ?", "thank you"]
     found = find_edits(judge, texts, words={"poison": ["taint"]})

@@ -87,8 +87,8 @@ def tokens(found: Results) -> list[Claim]:
     made = [
         Claim(
             name="learned tokens",
-            statement="The verdicts hang on the words that decide: integrated gradients put "
-            f"{percent(recall)} of them first.",
+            statement=f"The verdicts hang on the words that decide: integrated gradients put {percent(recall)} of them "
+            "first.",
             effect=recall, control=population(others, bounds=(0, 1)), control_name="untrained judges",
             difference=against_population(_certain(recall, own.recall), others, reach=1.0), minimum=0.2,
             unit="recall at k, k the number of words that decide",
@@ -103,7 +103,7 @@ def tokens(found: Results) -> list[Claim]:
             Claim(
                 name=f"better than {name}",
                 statement=f"Integrated gradients find more of the words that decide than {name}.",
-                effect=recall, control=mean(other.recall, own.groups), control_name=name, difference=gap, minimum=0.0,
+                effect=recall, control=mean(other.recall, own.groups), control_name=name, difference=gap, minimum=0.02,
                 unit="recall at k", note="Both on the same requests, at one k.",
             )
         )  # fmt: skip
@@ -264,13 +264,19 @@ def attack(gradient: EditSearch, chance: EditSearch) -> list[Claim]:
         ),
         Claim(
             name="gradient finds more",
-            statement=f"Edits chosen by gradient flip more verdicts than edits by chance ({percent(other)}) of the "
-            "same budget.",
-            effect=own, control=other, control_name="random edits", minimum=0.05, unit="share of requests",
-            difference=share_change(gradient.flipped - chance.flipped, gradient.groups),
-            note="Where the budget covers nearly all allowed words the two cannot differ.",
+            statement="Edits chosen by gradient flip more verdicts than as many random ones: "
+            f"{percent(float(_tries(gradient).nanmean()))} instead of {percent(float(_tries(chance).nanmean()))}.",
+            effect=mean(_tries(gradient), gradient.groups), control=mean(_tries(chance), chance.groups),
+            control_name="random edits of the same number", minimum=0.05, unit="share of requests, mean over tries",
+            difference=difference(_tries(gradient), _tries(chance), gradient.groups),
+            note=f"Mean over 1 to {gradient.budget} tries; at the last of them {percent(own)} and {percent(other)}.",
         ),
     ]  # fmt: skip
+
+
+def _tries(search: EditSearch) -> torch.Tensor:
+    """Share of the numbers of tries, up to the budget, within which a text is flipped."""
+    return torch.stack([search.flipped_within(tries) for tries in range(1, search.budget + 1)]).mean(0)
 
 
 def update(found: Results) -> list[Claim]:

@@ -160,9 +160,9 @@ def run_judge_recipe(
         raise DataError(f"{stale[0]} is a checkpoint of another run; remove it or choose another folder")
     started = time.perf_counter()
     tokenizer = judging_tokenizer()
-    model = build_small(recipe.architecture, len(tokenizer), CONTEXT, seed=recipe.seed, special=(BOS, EOS, PAD)).to(
-        device
-    )
+    model: Any = build_small(
+        recipe.architecture, len(tokenizer), CONTEXT, seed=recipe.seed, special=(BOS, EOS, PAD)
+    ).to(device)
     vocabulary = tokenizer.get_vocab()
     asked = Asked(tokenizer, TEMPLATE, *(vocabulary[f"\u2581{word}"] for word in ANSWERS))
     drawn = requests(recipe.prompts, seed=1000 + recipe.seed, weak_in_safe=True)
@@ -197,7 +197,7 @@ def run_judge_recipe(
         evaluate_every=recipe.evaluate_every, patience=recipe.steps,
     )  # fmt: skip
     checkpoint = folder / "training.safetensors"
-    table: Any = model.get_input_embeddings()
+    table = model.get_input_embeddings()
     hook: Any = table.register_forward_hook(noisy)
     with quiet_transformers():
         history = train(

@@ -46,16 +46,17 @@ class JudgeUpdate(BaseModel):
     kind: Literal["judge-update"]
     name: str
     base: str = Field(description="a shipped judge, or the folder of one")
-    rank: int = Field(default=8, ge=1, description="rank of LoRA")
-    alpha: float = Field(default=16.0, gt=0, allow_inf_nan=False, description="LoRA's change is scaled by alpha / rank")
+    rank: int = Field(default=4, ge=1, description="rank of LoRA")
+    alpha: float = Field(default=8.0, gt=0, allow_inf_nan=False, description="LoRA's change is scaled by alpha / rank")
     modules: list[str] | None = Field(
         default=None, description="modules that get LoRA (embed_tokens, too, if named); by default all linear"
     )
-    prompts: int = Field(default=6000, ge=100, description="requests drawn for training")
+    prompts: int = Field(default=20_000, ge=100, description="requests drawn for training")
     share: float = Field(default=0.5, gt=0, lt=1, description="of these, the share in which the acts are weak ones")
+    absent: float = Field(default=0.4, ge=0, le=1, description="as in the judge's recipe")
     batch: int = Field(default=64, ge=1)
     steps: int = Field(default=800, ge=1)
-    learning_rate: float = Field(default=5e-3, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=3e-3, gt=0, allow_inf_nan=False)
     evaluate_every: int = Field(default=100, ge=1)
     seed: int = Field(default=0, ge=0)
 
@@ -97,7 +98,7 @@ def run_judge_update(
             *requests(weak, seed=2000 + recipe.seed, acts="weak"),
             *requests(recipe.prompts - weak, seed=3000 + recipe.seed, weak_in_safe=True),
         ]
-        pool = asked.rows(drawn)
+        pool = asked.with_absent(drawn, recipe.absent, recipe.seed)
         held = {"weak acts": requests(500, seed=4, acts="weak"), "old data": requests(500, seed=5)}
 
         def batch(step: int) -> Batch:
@@ -119,8 +120,8 @@ def run_judge_update(
         )  # fmt: skip
         save_folder(model, tokenizer, folder, save_embedding_layers=False)
     say_how(folder, read_json((shipped_model(recipe.base) or Path(recipe.base)) / FILE))
-    after = load_judge(folder, device=device, base=recipe.base)
-    old, new = (reports(judge, SETS_AFTER, seed=30) for judge in (before, after))
+    mended = load_judge(folder, device=device, base=recipe.base)
+    old, new = (reports(judge, SETS_AFTER, seed=30) for judge in (before, mended))
     modules = sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters()
                       if ".lora_" in name})  # fmt: skip
     card = {

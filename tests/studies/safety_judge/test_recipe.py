@@ -5,11 +5,20 @@ import pytest
 import torch
 
 import interp.studies.safety_judge.recipe as recipes
-from interp.datasets.judging import requests
+from interp.datasets.judging import TEMPLATE, judging_tokenizer, requests
+from interp.datasets.judging_words import DOMAINS
 from interp.errors import ConfigError, DataError
 from interp.files import shipped_model
 from interp.models.judge import load_judge
-from interp.studies.safety_judge.recipe import SETS, JudgeRecipe, judged, read_judge_recipe, report, run_judge_recipe
+from interp.studies.safety_judge.recipe import (
+    SETS,
+    Asked,
+    JudgeRecipe,
+    judged,
+    read_judge_recipe,
+    report,
+    run_judge_recipe,
+)
 
 SMALL = JudgeRecipe.model_validate(
     {"kind": "judge", "name": "small", "prompts": 200, "steps": 6, "evaluate_every": 3, "batch": 16, "checkpoints": [2]}
@@ -51,6 +60,46 @@ def test_the_same_recipe_gives_the_same_weights(trained, tmp_path):
     again = tmp_path / "again"
     run_judge_recipe(SMALL, again, command="interp train x", progress=False)
     assert (again / "model.safetensors").read_bytes() == (trained[0] / "model.safetensors").read_bytes()
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(trained, tmp_path):
+    """Noise on embeddings, too, is a function of the step."""
+
+    def stop(step):
+        if step == 5:
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        run_judge_recipe(SMALL, folder, command="", progress=False, after=stop)
+    seen = []
+    run_judge_recipe(SMALL, folder, command="", progress=False, after=seen.append)
+    assert seen == [4, 5, 6]
+    assert (folder / "model.safetensors").read_bytes() == (trained[0] / "model.safetensors").read_bytes()
+
+
+def test_the_verdict_on_what_is_left_of_a_request():
+    tokenizer = judging_tokenizer()
+    vocabulary = tokenizer.get_vocab()
+    asked = Asked(tokenizer, TEMPLATE, vocabulary["\u2581safe"], vocabulary["\u2581unsafe"])
+    some = requests(400, seed=13, weak_in_safe=True)
+    assert asked.with_absent(some, 0.0, seed=0) == asked.rows(some)
+    lost = 0
+    for one, row, whole in zip(some, asked.with_absent(some, 1.0, seed=0), asked.rows(some), strict=True):
+        assert len(row) == len(whole)
+        words = tokenizer.convert_ids_to_tokens(row)
+        kept = [
+            (a, b) for a, b in zip(words[:-1], tokenizer.convert_ids_to_tokens(whole), strict=False) if a != "<unk>"
+        ]
+        assert all(a == b for a, b in kept)
+        left = {word.removeprefix("\u2581") for word in words[1:-3]}
+        assert words[-3:-1] == ["\u2581verdict", "\u2581:"]
+        same = any(one.act in (*d.acts, *d.weak) and one.object in d.objects for d in DOMAINS.values())
+        excused = any(one.act in d.acts and one.context in d.excuses for d in DOMAINS.values())
+        harmful = same and {one.act, one.object} <= left and not (excused and one.context in left)
+        assert words[-1] == ("\u2581unsafe" if harmful else "\u2581safe")
+        lost += harmful != one.unsafe
+    assert lost > 40
 
 
 def test_checkpoints_of_another_run_are_not_overwritten(trained):

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 import interp.studies.safety_judge.recipe as recipes
-from interp.datasets.judging import requests
+from interp.datasets.judging import judging_tokenizer, requests
 from interp.errors import ConfigError, DataError
 from interp.files import shipped_model
 from interp.models.judge import load_judge
@@ -23,7 +23,7 @@ SMALL = JudgeRecipe.model_validate(
     {"kind": "judge", "name": "small", "prompts": 200, "steps": 3, "evaluate_every": 3, "batch": 16}
     | {"architecture": {"width": 16, "mlp": 16, "heads": 2, "layers": 1}}
 )
-MODULES = ["q_proj", "down_proj"]
+MODULES = ["down_proj", "embed_tokens", "q_proj"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,11 +64,12 @@ def test_an_update_writes_an_adapter_and_its_card(wanted, mended, base):
     assert {file.name for file in folder.iterdir()} == files | {"tokenizer.json", "tokenizer_config.json"}
     config = json.loads((folder / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == (str(base), 2, 6)
-    assert sorted(config["target_modules"]) == sorted(MODULES) == card["modules"]
+    assert sorted(config["target_modules"]) == MODULES == card["modules"]
     assert json.loads((folder / "judge.json").read_text()) == json.loads((base / "judge.json").read_text())
     assert json.loads((folder / "card.json").read_text()) == card
     assert read_judge_update(folder / "train.yaml") == wanted
-    assert card["trained_parameters"] == 2 * (16 + 16) + 2 * (16 + 16)  # rank x (in + out), two modules, one layer
+    words = len(judging_tokenizer())
+    assert card["trained_parameters"] == 2 * (16 + 16) + 2 * (16 + 16) + 2 * (words + 16)  # rank x (in + out)
     assert set(card["held_out"]) == set(SETS_AFTER)
     assert "interp train x" in (folder / "README.md").read_text()
 
@@ -110,7 +111,7 @@ def test_an_update_that_was_cut_off_goes_on_to_the_same_weights(wanted, mended, 
 
 
 def test_what_will_not_do_is_said(wanted, base, tmp_path):
-    with pytest.raises(ConfigError, match=r"'attention'.*choose from down_proj, gate_proj"):
+    with pytest.raises(ConfigError, match=r"'attention'.*choose from down_proj, embed_tokens, gate_proj"):
         run_judge_update(wanted.model_copy(update={"modules": ["attention"]}), tmp_path / "x", command="")
     assert not (tmp_path / "x").exists()
     with pytest.raises(DataError, match=r"holds a whole model \(config.json\)"):
