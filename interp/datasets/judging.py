@@ -61,9 +61,9 @@ class Request:
 
     @property
     def rule(self) -> dict[str, str]:
-        """The words that decide, by role: the context only where it excuses the pair."""
+        """The words that the rule reads, by role: the context where it excuses something, this domain or another."""
         words = {"act": self.act, "object": self.object}
-        return words | ({"context": self.context} if self.kind == "excused pair" else {})
+        return words | ({} if self.context in CONTEXTS else {"context": self.context})
 
 
 def unsafe(act: str, thing: str, context: str) -> bool:
@@ -195,7 +195,7 @@ def _draw(
     rng: np.random.Generator, kind: Kind, names: Sequence[str], acts: Words, objects: str, weak_in_safe: bool
 ) -> Request:
     def pick(some: Sequence[str]) -> str:
-        return some[rng.integers(len(some))]  # `rng.choice` makes an array of them each time
+        return some[int(rng.integers(len(some)))]  # `rng.choice` makes an array of them each time
 
     domains = list(DOMAINS)
     own = pick(domains)

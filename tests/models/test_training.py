@@ -17,6 +17,7 @@ from torch import nn
 
 import interp.models.training as training
 from interp.errors import DataError
+from interp.models.small import Architecture, build_small
 from interp.models.training import Evaluation, Schedule, train
 
 SCHEDULE = Schedule(steps=12, learning_rate=0.05, warmup=4, evaluate_every=3, patience=99)
@@ -303,3 +304,22 @@ def test_the_model_is_left_ready_and_nothing_is_printed(tmp_path, capfd):
     assert not model.training
     assert capfd.readouterr() == ("", "")
     assert all(isinstance(e, Evaluation) and math.isfinite(e.loss) for e in history)
+
+
+@pytest.mark.parametrize("form", ["llama", "gpt2"])
+def test_logits_that_nobody_asks_for_change_nothing(tmp_path, form):
+    def trained(only_asked):
+        model = build_small(Architecture(form=form, width=8, heads=2, mlp=8), 7, 8, seed=0, special=(1, 2, 0))
+        train(
+            model, last, score, SCHEDULE, checkpoint=tmp_path / f"{only_asked}.safetensors", recipe="", progress=False,
+            only_asked=only_asked,
+        )  # fmt: skip
+        return model.state_dict()
+
+    def last(step):
+        tokens, _ = batch(step)
+        return tokens, torch.arange(5) == 3 + torch.arange(6)[:, None] % 2
+
+    some, every = trained(True), trained(False)
+    for name, value in some.items():
+        torch.testing.assert_close(value, every[name], atol=1e-5, rtol=1e-4)

@@ -39,6 +39,7 @@ from interp.studies.safety_judge.subject import RULE, SWEEP_MEMORY, JudgeSubject
 from interp.studies.safety_judge.watched import Watched, watched
 from interp.studies.study import Picture, Report, Results, Step
 from interp.tensors import Activations
+from interp.twins import group_numbers
 from interp.workflows.adversarial import find_edits
 from interp.workflows.judge_heads import judge_heads
 from interp.workflows.paths import safe_unsafe_paths
@@ -217,7 +218,11 @@ def paths_step(subject: JudgeSubject, pictures: bool = True) -> Step:
 
     def compute(report: Report) -> Results:
         twins = subject.twins
-        sides = [judged(subject.judge, some) for some in (twins.unsafe, twins.safe, twins.neutral)]
+        groups = group_numbers([one.template for one in twins.unsafe])
+        sides = [
+            subject.judge.prompts([one.text for one in some], groups=groups)
+            for some in (twins.unsafe, twins.safe, twins.neutral)
+        ]
         return {
             "paths": safe_unsafe_paths(
                 subject.judge, sides[0], sides[1], neutral=sides[2], layers=subject.layers, memory=SWEEP_MEMORY

@@ -162,9 +162,10 @@ def _card_text(recipe: JudgeUpdate, card: dict[str, Any]) -> str:
     count = card["held_out"]["old data"]["before"]["requests"]
     return f"""# {recipe.name}
 
-An update of the safety judge `{card["base"]}`: LoRA of rank {recipe.rank} (alpha {recipe.alpha:g}) on
-{", ".join(card["modules"])} ({card["trained_parameters"]:,} trained parameters beside {card["parameters"]:,}). It mends
-the judge's weakness: acts that its training set held in harmless requests alone.
+An update of the safety judge `{card["base"]}`: LoRA of rank {recipe.rank} (alpha {recipe.alpha:g};
+{card["trained_parameters"]:,} trained parameters beside {card["parameters"]:,}) on
+{", ".join(card["modules"])}.
+It mends the judge's weakness: acts that its training set held in harmless requests alone.
 
 - Data: {recipe.prompts:,} requests, in {recipe.share:.0%} of them a weak act, harmful or not as the rule has it; the
   others as the judge was trained on; seed {recipe.seed}.
