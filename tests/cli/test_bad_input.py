@@ -155,6 +155,19 @@ CASES = {
     "no processes": Case(("run", "arithmetic", "--out", "out", "--jobs", "0"), "--jobs"),
     # Studies, data, recipes
     "no such study": Case(("run", "geometry", "--out", "out"), "'geometry'"),
+    "stages of a study that has none": Case(("run", "arithmetic", "--stages", "train"), "--stages"),
+    "no such stage": Case(("run", "safety-judge", "--stages", "train,fly", "--out", "out"), "'fly'"),
+    "no such analysis of the judge": Case(("run", "safety-judge", "--only", "norms", "--out", "out"), "'norms'"),
+    "columns of nothing": Case(("run", "safety-judge", "--columns", "text,label", "--out", "out"), "--prompts"),
+    "one column": Case(("run", "safety-judge", "--prompts", "plain.txt", "--columns", "text"), "TEXT,LABEL"),
+    "no such set": Case(("run", "safety-judge", "--prompts", "nowhere.csv", "--out", "out"), "nowhere.csv"),
+    "an option of another study": Case(("run", "safety-judge", "--token", "x", "--out", "out"), "--token"),
+    "no such judge": Case(("probe", "nowhere"), "nowhere"),
+    "a model that says not how it is asked": Case(("probe", "kill-switch-base"), "template"),
+    "no such checkpoint": Case(("monitor", "nowhere", "--out", "out"), "nowhere"),
+    "watching what is no judge": Case(
+        ("train", "kill-switch-base", "--visualize", "--output-dir", "out"), "recipes of kind judge"
+    ),
     "no such task": Case((*DATA, "--task", "div"), "div"),
     "too many digits": Case((*DATA, "--digits", "9"), "9"),
     "no digits": Case((*DATA, "--digits", "0"), "0"),

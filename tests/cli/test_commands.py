@@ -15,12 +15,14 @@ from tests.cli import interp, text_model
 LENS = ("--only", "logit-lens", "--no-png", "--quiet", "--out", "out", "--config", "settings.yaml")
 SMALL = "problems: 20\npairs_per_kind: 20\nuntrained: 0\nlayers: [0, 1]\n"
 HELP = {
-    (): ["run", "analyze", "compare", "train", "finetune", "list", "data"],
+    (): ["run", "analyze", "compare", "train", "finetune", "probe", "monitor", "list", "data"],
     ("run",): [
         "--base",
         "--finetuned",
         "--token",
         "--prompts",
+        "--columns",
+        "--stages",
         "--only",
         "--quick",
         "--out",
@@ -31,6 +33,8 @@ HELP = {
         "--no-png",
         "--quiet",
     ],
+    ("probe",): ["--port", "--template", "--safe", "--unsafe", "--text", "--out", "--device", "--threads"],
+    ("monitor",): ["--out", "--data", "--text-column", "--label-column", "--template", "--visualize", "--quiet"],
     ("analyze",): [
         "--examples",
         "--only",
