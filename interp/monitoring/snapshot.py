@@ -99,7 +99,7 @@ class Snapshot:
     mlp: Float[Tensor, "prompt layer"]
     separation: Float[Tensor, "prompt depth"]
     """Scores along the difference of the classes' means, learned on other groups; above 0 is the unsafe side."""
-    tokens: tuple[Float[Tensor, " token"], ...]
+    tokens: tuple[Float[Tensor, " _"], ...]
     """Shares of the explained texts' tokens in the log-odds, above 0 towards unsafe; nats."""
     unexplained: Float[Tensor, " text"]
     """What the shares lack of the difference of the log-odds, as a share of it; nan where they need not add up."""

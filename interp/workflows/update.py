@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.analyses.similarity import cka
 from interp.errors import ModelError, PromptError
-from interp.estimates import Estimate, difference, halves, mean, mean_value, rank_correlation
+from interp.estimates import Estimate, halves, mean, mean_value, rank_correlation, share_change
 from interp.models.judge import Judge
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY, capture
@@ -118,7 +118,7 @@ class UpdateComparison:
         needed)."""
         kept = self.target & ~self.searched
         off = (self.least_off if least else self.most_off)[:, min(self.needed, len(self.modules)) - 1]
-        return difference(self.right(self.after)[kept], self.right(off)[kept], self.groups[kept])
+        return share_change(self.right(self.after)[kept] - self.right(off)[kept], self.groups[kept])
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each prompt and module."""
