@@ -245,7 +245,7 @@ def plot_paths(result: SafeUnsafePaths) -> go.Figure:
     heading(
         made, "Where safe and unsafe part, and which layer moves the verdict",
         f"{len(result.gap)} pairs that differ in one word; bars 95 %; dotted: the whole difference of the log-odds",
-        width=1000, height=480, top=24, scattermode="group",
+        width=1000, height=480, top=24,
     )  # fmt: skip
     return made
 
