@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from interp.analyses.token_attribution import Method
-from interp.errors import ConfigError, InterpError
+from interp.errors import ConfigError
 from interp.models.judge import Judge
 from interp.monitoring.probe import Probe
 from interp.monitoring.records import RecordWriter
@@ -137,7 +137,7 @@ class Recorder:
     def _try(self, step: int) -> bool:
         try:
             self._take(step)
-        except (InterpError, OSError, RuntimeError) as error:
+        except Exception as error:  # whatever it is, training goes on
             self.active = False
             warnings.warn(f"the recording ends at step {step}, training goes on: {error}", RuntimeWarning, stacklevel=3)
             return False

@@ -292,9 +292,9 @@ def update_step(subject: JudgeSubject, after: Callable[[], Judge], mark: str) ->
                 seed=subject.settings.seed,
             )
         }  # fmt: skip
-        for name, options in SETS.items():
+        for number, (name, options) in enumerate(SETS.items()):
             report(name)
-            more = requests(subject.settings.requests, seed=seed + 2, **options)
+            more = requests(subject.settings.requests, seed=seed + 2000 * (1 + number), **options)
             asked = judged(subject.judge, more)
             for when, judge in (("before", subject.judge), ("after", updated)):
                 found[f"{when}-{name.replace(' ', '-')}"] = verdicts(judge, asked, [one.unsafe for one in more])
