@@ -222,15 +222,25 @@ def against_population(
 def dealt(
     codes: Shaped[np.ndarray, " prompt"], groups: Shaped[np.ndarray, " prompt"], rng: np.random.Generator
 ) -> Shaped[np.ndarray, " prompt"]:
-    """Labels dealt out anew among the groups, each group getting one; -1 (no label) stays where it is.
+    """Labels dealt out anew; -1 (no label) stays where it is.
 
-    For permutation tests where the prompts of a group share a label.
+    Groups whose prompts share a label exchange labels, each getting one; groups that hold several shuffle them among
+    their own prompts, so that what a group has in common never tells the labels apart.
     """
-    kept = np.flatnonzero(codes >= 0)
-    names, first = np.unique(groups[kept], return_index=True)
-    given = rng.permutation(codes[kept][first])
     shuffled = codes.copy()
-    shuffled[kept] = given[np.searchsorted(names, groups[kept])]
+    kept = np.flatnonzero(codes >= 0)
+    names, first, index = np.unique(groups[kept], return_index=True, return_inverse=True)
+    own = codes[kept]
+    mixed = np.zeros(len(names), dtype=bool)
+    np.logical_or.at(mixed, index, own != own[first][index])
+    alone = ~mixed[index]
+    given = own[first]
+    given[~mixed] = rng.permutation(given[~mixed])
+    shuffled[kept[alone]] = given[index[alone]]
+    if mixed.any():
+        inner = kept[~alone]
+        order = inner[np.argsort(groups[inner], kind="stable")]
+        shuffled[order] = codes[inner][np.lexsort((rng.random(len(inner)), groups[inner]))]
     return shuffled
 
 

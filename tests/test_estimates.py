@@ -602,3 +602,19 @@ def test_rank_correlation_of_grouped_or_constant_values():
     assert float(doubled.high - doubled.low) == pytest.approx(float(one.high - one.low), rel=1e-6)
     assert np.isnan(estimates.rank_correlation(a, np.ones(12)).value)
     assert np.isnan(estimates.rank_correlation(a[:5], b[:5]).low)
+
+
+def test_labels_are_dealt_among_pure_groups_and_within_mixed_ones():
+    groups = np.array([0, 0, 1, 1, 2, 2, 2, 3, 4, 4, 4, 4])
+    codes = np.array([0, 0, 1, 1, 0, 1, 1, -1, 0, 1, 0, 1])
+    seen = []
+    for seed in range(200):
+        found = estimates.dealt(codes, groups, np.random.default_rng(seed))
+        assert found[7] == -1
+        for mixed in (2, 4):
+            assert sorted(found[groups == mixed]) == sorted(codes[groups == mixed])
+        assert len(set(found[groups == 0])) == len(set(found[groups == 1])) == 1
+        assert sorted([found[0], found[2]]) == [0, 1]
+        seen.append(tuple(found))
+    # 2 ways for the pure groups, 3 and 6 for the mixed ones
+    assert len(set(seen)) == 36

@@ -96,6 +96,12 @@ def requests(
     return [_draw(rng, kinds[i], names, acts, objects, weak_in_safe) for i in drawn]
 
 
+def span(text: str, word: str) -> tuple[int, int]:
+    """Where a word of a request stands by itself, in characters."""
+    start = f" {text} ".index(f" {word} ")
+    return start, start + len(word)
+
+
 def twin(request: Request, change: Word, *, seed: int = 0) -> Request:
     """The same request with one word changed so that the verdict turns, of equally many words.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ def step_of(folder: Path | str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def in_order(folders: Sequence[Path | str]) -> list[tuple[int, Path]]:
+def in_order(folders: Sequence[Path | str] | Mapping[int, Path]) -> list[tuple[int, Path]]:
     """Folders with their steps, earliest first; in the order given (1, 2, ...) where not every name tells its step."""
     if not folders:
         raise ConfigError("there is no checkpoint to look at; give at least one folder")
+    if isinstance(folders, Mapping):
+        return sorted(folders.items())
     steps = [step_of(folder) for folder in folders]
     told = [step for step in steps if step is not None]
     if len(told) < len(steps):
@@ -40,7 +42,7 @@ def in_order(folders: Sequence[Path | str]) -> list[tuple[int, Path]]:
 
 
 def record_checkpoints(
-    folders: Sequence[Path | str],
+    folders: Sequence[Path | str] | Mapping[int, Path],
     probe: Probe,
     *,
     out: Path | str,
@@ -52,7 +54,7 @@ def record_checkpoints(
     device: str | None = None,
     progress: bool = False,
 ) -> None:
-    """Take a snapshot of every checkpoint that is not recorded yet.
+    """Take a snapshot of every checkpoint that is not recorded yet; `folders` may also be given by their steps.
 
     Where the first is later than step 0, a freshly drawn model of the same architecture stands there: what random
     weights do is the baseline for all that was learned.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from interp.datasets.judging import KINDS, Request, requests, turns, twin
+from interp.datasets.judging import KINDS, Request, requests, span, turns, twin
 from interp.datasets.labelled import LabelledTexts
 from interp.errors import PromptError
 from interp.models.judge import Spans
@@ -98,7 +98,7 @@ def judging_probe(count: int = 256, *, pairs: int = 48, explained: int = 8, seed
         tuple(one.text for one in some), tuple(one.unsafe for one in some),
         tuple(group_numbers([one.template for one in some]).tolist()),
         {"category": tuple(one.category for one in some), "kind": tuple(one.kind for one in some)},
-        tuple({role: _span(one.text, word) for role, word in one.rule.items()} for one in some),
+        tuple({role: span(one.text, word) for role, word in one.rule.items()} for one in some),
         judging_pairs(pairs, seed=seed + 1), tuple(order[:explained]),
     )  # fmt: skip
 
@@ -123,8 +123,3 @@ def labelled_probe(some: LabelledTexts, *, explained: int = 8) -> Probe:
     groups = tuple(int(group) for group in some.groups)
     plain = Probe(some.texts, some.unsafe, groups, labels)
     return replace(plain, explained=plain.alternating(explained))
-
-
-def _span(text: str, word: str) -> tuple[int, int]:
-    start = f" {text} ".index(f" {word} ")
-    return start, start + len(word)

@@ -91,3 +91,18 @@ def test_what_cannot_be_told_apart_is_refused():
         selectivity(made(), "label", at=1, permutations=9)
     with pytest.raises(PromptError, match="no label 'other'"):
         selectivity(made(), "other", at=1)
+
+
+def test_twins_in_one_group_do_not_make_neurons_of_noise():
+    """Every group holds a prompt of either class, the same one first; the bound is that of a nominal 5 % of 400."""
+    n = 80
+    generator = torch.Generator().manual_seed(0)
+    labels = pd.DataFrame({"unsafe": ["safe", "unsafe"] * (n // 2)})
+    prompts = Prompts.from_tokens(torch.ones(n, 2, dtype=torch.long), labels=labels, groups=torch.arange(n) // 2)
+    noise = torch.randn(n, 2, 400, generator=generator) + torch.randn(n // 2, 1, 400).repeat_interleave(2, 0)
+    found = selectivity(Activations(prompts, {Site("mlp_post", 0): noise}, 1), "unsafe", at="last", permutations=199)
+    assert 0 < int((found.p <= 0.05).sum()) <= stats.binom.ppf(0.999, 400, 0.05)
+    told = noise.clone()
+    told[1::2, :, 0] += 3.0
+    again = selectivity(Activations(prompts, {Site("mlp_post", 0): told}, 1), "unsafe", at="last", permutations=199)
+    assert float(again.p[0, 0]) == pytest.approx(1 / 200)

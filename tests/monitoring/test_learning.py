@@ -172,3 +172,14 @@ def test_one_snapshot_says_nothing_of_learning(tmp_path):
     recording = read_records(tmp_path)
     assert [claim.name for claim in claims(recording)] == ["judges"]
     assert "one snapshot" in sentences(recording, course(recording), [], {})[0]
+
+
+def test_intervals_of_few_groups_are_wide_enough():
+    """300 draws of 8 normal values: at nominal 95 % the binomial bound is 274."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(300):
+        found = simultaneous(rng.normal(size=(8, 1)), np.arange(8), seed=seed, resamples=999)
+        hits += bool(found.low[0] <= 0 <= found.high[0])
+    assert hits >= 274
+    assert np.isnan(simultaneous(np.ones((9, 1)), np.arange(9)).low).all()  # all agree: nothing is known of the error

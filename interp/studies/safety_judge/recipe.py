@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from interp.analyses.verdicts import Verdicts, verdicts
-from interp.datasets.judging import ANSWERS, BOS, EOS, PAD, TEMPLATE, Request, judging_tokenizer, requests
+from interp.datasets.judging import ANSWERS, BOS, EOS, PAD, TEMPLATE, Request, judging_tokenizer, requests, span
 from interp.errors import DataError
 from interp.files import make_folder, write_json, write_text
 from interp.models.judge import FILE, Judge, load_judge
@@ -135,7 +135,7 @@ class Asked:
 
 def judged(judge: Judge, some: list[Request]) -> Prompts:
     """Requests as prompts, with roles for the words that decide; those of one template are one group."""
-    spans = [{role: _span(one.text, word) for role, word in one.rule.items()} for one in some]
+    spans = [{role: span(one.text, word) for role, word in one.rule.items()} for one in some]
     return judge.prompts([one.text for one in some], spans=spans, groups=group_numbers([one.template for one in some]))
 
 
@@ -252,12 +252,6 @@ def reports(judge: Judge, sets: Mapping[str, Mapping[str, Any]], *, seed: int) -
         name: report(judge, requests(REPORTED, seed=seed + i, **options))
         for i, (name, options) in enumerate(sets.items())
     }
-
-
-def _span(text: str, word: str) -> tuple[int, int]:
-    """Where a word stands by itself."""
-    start = f" {text} ".index(f" {word} ")
-    return start, start + len(word)
 
 
 def _checkpoint(folder: Path, step: int) -> Path:

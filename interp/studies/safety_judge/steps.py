@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ NEUTRAL = "unk_token_id"
 """The small judge was trained to take the unknown token for the absence of a word: the baseline."""
 
 
-def training_step(subject: JudgeSubject, checkpoints: Sequence[Path], marks: Sequence[str]) -> Step:
+def training_step(subject: JudgeSubject, checkpoints: Mapping[int, Path], marks: Sequence[str]) -> Step:
     """The checkpoints asked the same, in their order."""
 
     def compute(report: Report) -> Results:

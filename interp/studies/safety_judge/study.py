@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import ConfigError, ModelError
-from interp.files import shipped_model
+from interp.files import read_json, shipped_model
 from interp.models.judge import Judge, load_judge
 from interp.models.load import info, untrained
 from interp.monitoring.checkpoints import step_of
@@ -74,11 +74,13 @@ def safety_judge(settings: JudgeSettings, *, device: str | None, command: str, m
 
 def _main(judge: Judge, models: Models, settings: JudgeSettings, device: str | None) -> Part:
     subject = JudgeSubject(judge, settings)
-    saved = sorted((models.judge / "checkpoints").glob("step-*"), key=lambda path: step_of(path) or 0)
+    saved = {step_of(path) or 0: path for path in sorted((models.judge / "checkpoints").glob("step-*"))}
+    if saved:
+        saved[int(read_json(models.judge / "card.json")["steps_trained"])] = models.judge
     steps: list[Step] = []
     notes = []
     if settings.wants("training") and saved:
-        steps.append(training_step(subject, saved, [_mark(path) for path in saved]))
+        steps.append(training_step(subject, saved, [_mark(path) for path in saved.values()]))
     makers = {"verdicts": verdicts_step, "tokens": tokens_step, "heads": heads_step, "paths": paths_step,
               "attack": attack_step}  # fmt: skip
     steps += [make(subject) for name, make in makers.items() if settings.wants(name)]

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp.analyses.faithfulness import marked
-from interp.datasets.judging import CONTEXTS, DOMAINS, Request, Word, requests, turns, twin
+from interp.datasets.judging import CONTEXTS, DOMAINS, Request, Word, requests, span, turns, twin
 from interp.datasets.labelled import LabelledTexts, read_labelled
 from interp.models.judge import Judge
 from interp.models.load import info, untrained
@@ -130,9 +130,3 @@ def alike() -> dict[str, list[str]]:
 def rule_slots(some: list[Request]) -> list[list[tuple[int, int]]]:
     """Where the act and the object stand in each text: the slots that an attack may touch."""
     return [[span(one.text, word) for word in (one.act, one.object)] for one in some]
-
-
-def span(text: str, word: str) -> tuple[int, int]:
-    """Where a word stands by itself."""
-    start = f" {text} ".index(f" {word} ")
-    return start, start + len(word)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,8 +52,8 @@ class Watched:
         return shown
 
 
-def watched(checkpoints: Sequence[Path], *, seed: int = 0) -> Watched:
-    """Record checkpoints after the fact."""
+def watched(checkpoints: Mapping[int, Path], *, seed: int = 0) -> Watched:
+    """Record checkpoints, by their steps, after the fact."""
     with tempfile.TemporaryDirectory() as folder:
         record_checkpoints(checkpoints, judging_probe(seed=5 + seed), out=folder)
         return Watched(*((Path(folder) / name).read_text(encoding="utf-8") for name in (PROBE, RECORDS)))
