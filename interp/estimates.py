@@ -86,7 +86,29 @@ def share_change(values: Values, groups: Values | None = None, *, seed: int = 0)
     table = _table(values)
     if table.ndim > 1 or not (np.isnan(table) | np.isin(table, (-1, 0, 1))).all():
         raise PromptError("changes between wrong and right are -1, 0 or 1, one a prompt")
-    found = mean(table, groups, seed=seed)
+    return _unseen(mean(table, groups, seed=seed))
+
+
+def group_difference(
+    first: Values, first_groups: Values, second: Values, second_groups: Values, *, seed: int = 0
+) -> Estimate:
+    """Difference of shares (0 or 1 a prompt) between two sets of prompts that share groups: the mean over groups that
+    hold both of the difference within the group.
+
+    Where all groups agree the interval is that of `share_change`.
+    """
+    parts = [
+        (_table(values), np.asarray(groups)) for values, groups in ((first, first_groups), (second, second_groups))
+    ]
+    shared = np.intersect1d(parts[0][1], parts[1][1])
+    if not len(shared):
+        raise PromptError("the two sets of prompts share no group; group them by what they have in common")
+    one, other = (np.array([values[groups == g].mean() for g in shared]) for values, groups in parts)
+    return _unseen(mean(one - other, seed=seed))
+
+
+def _unseen(found: Estimate) -> Estimate:
+    """An interval also where all groups agree: what Wilson's leaves to a change that was never seen."""
     n = int(found.n)
     if not np.isnan(found.low) or n < FEWEST_GROUPS:
         return found
@@ -350,6 +372,15 @@ def rank_correlation(first: Values, second: Values, groups: Values | None = None
     reach = np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)
     low, high = np.nanquantile(drawn, stats.norm.cdf([-reach, reach]))
     return Estimate.single(value, float(np.tanh(low)), float(np.tanh(high)), n=n)
+
+
+def rank_correlation_value(first: Values, second: Values) -> float:
+    """Spearman's correlation over prompts without an interval; nan where one is constant."""
+    x, y = _table(first), _table(second)
+    kept = ~(np.isnan(x) | np.isnan(y))
+    if kept.sum() < 2 or np.ptp(x[kept]) == 0 or np.ptp(y[kept]) == 0:
+        return float("nan")
+    return float(np.corrcoef(stats.rankdata(x[kept]), stats.rankdata(y[kept]))[0, 1])
 
 
 def _correlation(sums: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -37,22 +37,24 @@ class Claim:
     unit: str
     note: str = ""
     """What was searched over, what the number does not mean."""
-    also: Mapping[str, bool] = field(default_factory=dict)
-    """Further conditions in words, and whether each holds: a claim is supported only where all do."""
+    also: Mapping[str, bool | None] = field(default_factory=dict)
+    """Further conditions in words, and whether each holds (None: cannot be told): a claim is supported only where all
+    do."""
 
     @property
     def verdict(self) -> Verdict:
         """Supported, not supported or undecided, by the interval of the difference against the minimum.
 
-        Where a further condition fails it is not supported, whatever the interval.
+        Where a further condition fails it is not supported, whatever the interval; where one cannot be told it is
+        not supported or undecided.
         """
-        if not all(self.also.values()):
+        if False in self.also.values():
             return "not supported"
         low, high = float(self.difference.low), float(self.difference.high)
         if np.isnan(low) or np.isnan(high):
             return "undecided"
         if low > self.minimum:
-            return "supported"
+            return "undecided" if None in self.also.values() else "supported"
         return "not supported" if high <= self.minimum else "undecided"
 
     @property
@@ -66,7 +68,7 @@ class Claim:
 
     @property
     def _further(self) -> str:
-        held = {True: "it is so", False: "it is not so"}
+        held = {True: "it is so", False: "it is not so", None: "it cannot be told"}
         return "".join(f"; and only if {what} ({held[so]})" for what, so in self.also.items())
 
     def as_dict(self) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from collections.abc import Iterator, Mapping
@@ -121,6 +122,14 @@ def read_json(path: Path | str) -> Any:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON: {error}") from error
+
+
+def weights_mark(folder: Path | str) -> str:
+    """Hash of a folder's safetensors: tells its weights apart from others of the same name."""
+    found = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        found.update(file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def write_jsonl(path: Path | str, rows: list[dict[str, Any]]) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -89,3 +90,19 @@ def test_a_minimum_that_is_no_number_decides_nothing():
     except InterpError:
         return
     assert verdict == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("ends", "held", "verdict"),
+    [
+        ((0.2, 0.4), {"a": True, "b": None}, "undecided"),
+        ((0.2, 0.4), {"a": False, "b": None}, "not supported"),
+        ((-0.2, 0.05), {"b": None}, "not supported"),
+        ((0.05, 0.4), {"b": True}, "undecided"),
+        ((0.2, 0.4), {"a": True}, "supported"),
+    ],
+)
+def test_further_conditions_may_hold_fail_or_not_be_told(ends, held, verdict):
+    found = dataclasses.replace(claim(*ends), also=held)
+    assert found.verdict == verdict
+    assert ("cannot be told" in found.rule) == (None in held.values())

@@ -66,11 +66,6 @@ def conductance(
     run = EntryRuns(judge, prompts, memory)
     start, name = run.start(baseline)
     n = len(prompts)
-    values = torch.full((n, len(chosen), prompts.tokens.shape[1]), torch.nan)
-    for row in range(n):
-        states, gradients = run.along(start, row, steps, chosen)
-        moved = states[:, 1:] - states[:, :-1]
-        here = ((gradients[:, 1:] + gradients[:, :-1]) / 2 * moved).sum((1, 3))
-        values[row] = here.masked_fill(~prompts.mask[row], torch.nan)
+    values = run.flow(start, steps, chosen).masked_fill(~prompts.mask[:, None], torch.nan)
     score, empty = run.score(run.stream, torch.arange(n)), run.score(start, torch.arange(n))
     return Conductance(name, tuple(chosen), values, score, empty, steps, prompts.groups)

@@ -111,9 +111,12 @@ def faithfulness(
 
 
 def marked(prompts: Prompts, roles: tuple[str, ...]) -> Bool[Tensor, "prompt pos"]:
-    """The columns of some roles."""
+    """The columns of some roles; all tokens of a span where `role.first` tells where it begins."""
     columns = torch.arange(prompts.tokens.shape[1])
-    return (prompts.table([role for role in roles if role in prompts.roles])[..., None] == columns).any(1)
+    known = [role for role in roles if role in prompts.roles]
+    last = prompts.table(known)[..., None]
+    first = prompts.table([f"{role}.first" if f"{role}.first" in prompts.roles else role for role in known])[..., None]
+    return ((first <= columns) & (columns <= last) & (last >= 0)).any(1)
 
 
 def _largest(values: Float[Tensor, "prompt pos"], k: Int[Tensor, " prompt"]) -> Bool[Tensor, "prompt pos"]:

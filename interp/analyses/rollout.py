@@ -39,7 +39,8 @@ class AttentionRollout:
 def attention_rollout(activations: Activations, *, position: Position) -> AttentionRollout:
     """Follow attention back from a position that every prompt has. Needs `pattern` of every layer."""
     prompts = activations.prompts
-    patterns = activations.stack("pattern").float().cpu().nan_to_num().mean(2)
+    layers = activations.layers("pattern") or [0]
+    patterns = torch.stack([activations["pattern", layer].float().cpu().nan_to_num().mean(1) for layer in layers], 1)
     rows = torch.arange(len(prompts))
     at = prompts.columns(position)
     identity = torch.eye(patterns.shape[-1])

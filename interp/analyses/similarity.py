@@ -8,6 +8,8 @@ CKA is not equal in effect: a verdict may turn on a direction of little variance
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
@@ -29,14 +31,11 @@ def cka(
     if len(first) != len(second) or len(first) < 4:
         raise PromptError(f"CKA compares the same prompts, at least 4 of them; got {len(first)} and {len(second)}")
     grams = [_gram(part) for part in (first, second)]
-    value = _unbiased(*grams)
+    value = _alignment(*(_hsic(one, other) for one, other in _pairs(*grams)))
     if n < FEWEST_GROUPS:
         return Estimate.single(value, np.nan, np.nan, n=n)
-    left = []
-    for group in range(n):
-        kept = np.flatnonzero(index != group)
-        left.append(_unbiased(*(gram[np.ix_(kept, kept)] for gram in grams)))
-    deviation = np.asarray(left) - np.mean(left)
+    left = _alignment(*(_hsic_without(one, other, index) for one, other in _pairs(*grams)))
+    deviation = left - left.mean()
     error = np.sqrt((n - 1) / n * (deviation**2).sum())
     reach = stats.t.ppf(0.975, n - 1) * error
     return Estimate.single(value, value - reach, min(value + reach, 1.0), n=n)
@@ -49,14 +48,32 @@ def _gram(vectors: Tensor) -> np.ndarray:
     return gram
 
 
-def _unbiased(one: np.ndarray, other: np.ndarray) -> float:
-    scale = np.sqrt(max(_hsic(one, one), 0.0) * max(_hsic(other, other), 0.0))
-    return float(_hsic(one, other) / scale) if scale > 0 else float("nan")
+def _pairs(one: np.ndarray, other: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    return (one, other), (one, one), (other, other)
+
+
+def _alignment(both: Any, one: Any, other: Any) -> Any:
+    scale = np.sqrt(np.maximum(one, 0.0) * np.maximum(other, 0.0))
+    return np.divide(both, scale, out=np.full(np.shape(scale), np.nan), where=scale > 0)[()]
 
 
 def _hsic(one: np.ndarray, other: np.ndarray) -> float:
     """The unbiased estimator, of Gram matrices with an empty diagonal."""
-    n = len(one)
     sums = one.sum(0), other.sum(0)
-    whole = (one * other).sum() + sums[0].sum() * sums[1].sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * sums[0] @ sums[1]
-    return float(whole / (n * (n - 3)))
+    return float(_estimator(len(one), (one * other).sum(), sums[0].sum(), sums[1].sum(), sums[0] @ sums[1]))
+
+
+def _hsic_without(one: np.ndarray, other: np.ndarray, index: Int[np.ndarray, " prompt"]) -> Float[np.ndarray, " group"]:
+    """The same without each group in turn, from sums over the groups."""
+    of = np.zeros((len(one), int(index.max()) + 1))
+    of[np.arange(len(one)), index] = 1.0
+    product, first, second = (
+        table.sum() - 2 * of.T @ table.sum(0) + (of.T @ table * of.T).sum(1) for table in (one * other, one, other)
+    )
+    # Sums of the rows that are left, over the columns that are left.
+    rows = [(table.sum(0)[:, None] - table @ of) * (1 - of) for table in (one, other)]
+    return _estimator(len(one) - of.sum(0), product, first, second, (rows[0] * rows[1]).sum(0))
+
+
+def _estimator(n: Any, product: Any, first: Any, second: Any, rows: Any) -> Any:
+    return (product + first * second / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows) / (n * (n - 3))

@@ -90,10 +90,10 @@ def token_attribution(
     values = torch.full(run.inside.shape, torch.nan)
     taken = torch.zeros(n, dtype=torch.long)
     if method == "leave one out":
-        rows, columns = run.inside.nonzero(as_tuple=True)
-        left = run.stream[rows].clone()
-        left[torch.arange(len(rows)), columns] = start[rows, columns]
-        values[rows, columns] = score[rows] - run.score(left, rows)
+        for rows, columns in zip(*(part.split(run.rows) for part in run.inside.nonzero(as_tuple=True)), strict=True):
+            left = run.stream[rows]
+            left[torch.arange(len(rows)), columns] = start[rows, columns]
+            values[rows, columns] = score[rows] - run.score(left, rows)
     elif method == "gradient x input":
         values = run.shares(start, torch.arange(n), np.array([1.0]), np.array([1.0]))
         taken += 1

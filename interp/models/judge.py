@@ -68,7 +68,7 @@ class Judge:
         """The texts in the template, read where the verdict is given, with the answer unsafe.
 
         Roles: `text.first` and `text.last`, the ends of the text within the template; `verdict`, where it is read; and
-        those in `spans`, at the last token of each span.
+        those in `spans`, at the last token of each span, and at its first with `.first` behind the name.
         """
         if not texts:
             raise PromptError("there are no prompts to judge; give at least one")
@@ -78,13 +78,15 @@ class Judge:
         before, after = self.template.split("{prompt}")
         made = Prompts.from_texts([f"{before}{text}{after}" for text in texts], self.model.tokenizer)
         names = list(dict.fromkeys(name for one in spans or () for name in one))
-        columns = {name: torch.full((len(texts),), -1) for name in ("text.first", "text.last", *names)}
+        roles = ("text.first", "text.last", *(role for name in names for role in (f"{name}.first", name)))
+        columns = {role: torch.full((len(texts),), -1) for role in roles}
         for i, text in enumerate(texts):
             places = self.places(made.texts[i])
             whole = _within(places, len(before), len(before) + len(text))
             columns["text.first"][i], columns["text.last"][i] = whole[0], whole[-1]
             for name, (start, end) in (spans[i] if spans is not None else {}).items():
-                columns[name][i] = _within(places, len(before) + start, len(before) + end)[-1]
+                there = _within(places, len(before) + start, len(before) + end)
+                columns[f"{name}.first"][i], columns[name][i] = there[0], there[-1]
         return replace(
             made, texts=tuple(texts), roles={**made.roles, **columns, "verdict": made.lengths - 1},
             answers=torch.full((len(texts), 1), self.unsafe), read_names=("verdict",),

@@ -94,21 +94,32 @@ class EntryRuns:
             total.index_add_(0, some, gradient.float().cpu() * weight[:, None, None])
         return (total * way).sum(-1).masked_fill(~self.inside[chosen], torch.nan)
 
-    def along(
-        self, start: Float[Tensor, "prompt pos d_model"], row: int, steps: int, layers: Sequence[int]
-    ) -> tuple[Float[Tensor, "layer point pos d_model"], Float[Tensor, "layer point pos d_model"]]:
-        """One prompt at `steps` + 1 even points from the baseline: streams after each layer, and gradients by them."""
-        alphas = torch.linspace(0, 1, steps + 1)[:, None, None]
-        points = start[row] + alphas * (self.stream[row] - start[row])
+    def flow(
+        self, start: Float[Tensor, "prompt pos d_model"], steps: int, layers: Sequence[int]
+    ) -> Float[Tensor, "prompt layer pos"]:
+        """Trapezes of gradient by step of each layer's stream, along `steps` even steps from the baseline.
+
+        The points of all prompts stand in one row of batches, each beginning with the last point of the one before.
+        """
+        n, points = len(self.prompts), steps + 1
         sites = [Site("resid_post", layer) for layer in layers]
-        states, gradients = [], []
-        for part in points.split(self.rows):
-            entry = self._entry(part).requires_grad_(True)
-            odds, kept = self._run(entry, torch.full((len(part),), row), sites, True)
-            found = torch.autograd.grad(odds.sum(), kept)
-            states.append(torch.stack([one.detach().float().cpu() for one in kept]))
-            gradients.append(torch.stack([one.float().cpu() for one in found]))
-        return torch.cat(states, 1), torch.cat(gradients, 1)
+        total = torch.zeros(n, len(sites), start.shape[1])
+        before: tuple[Tensor, Tensor] | None = None
+        for at in torch.arange(n * points).split(self.rows):
+            rows, alpha = at // points, (at % points / steps)[:, None, None]
+            entry = self._entry(start[rows] + alpha * (self.stream[rows] - start[rows])).requires_grad_(True)
+            odds, kept = self._run(entry, rows, sites, True)
+            slopes = torch.stack([one.float().cpu() for one in torch.autograd.grad(odds.sum(), kept)], 1)
+            states = torch.stack([one.detach().float().cpu() for one in kept], 1)
+            last = states[-1:].clone(), slopes[-1:].clone()
+            if before is not None:
+                states, slopes = torch.cat([before[0], states]), torch.cat([before[1], slopes])
+                at = torch.cat([at[:1] - 1, at])
+            trapeze = ((slopes[1:] + slopes[:-1]) / 2 * (states[1:] - states[:-1])).sum(-1)
+            same = at[1:] % points > 0  # no step leads from one prompt's last point to the next one's first
+            total.index_add_(0, (at // points)[1:][same], trapeze[same])
+            before = last
+        return total
 
     def _embedded(self, tokens: Int[Tensor, "row pos"]) -> Float[Tensor, "row pos d_model"]:
         parts = [forward(self.judge.model, some, keep=[_STREAM])[_STREAM] for some in tokens.split(self.rows)]

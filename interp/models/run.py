@@ -76,14 +76,11 @@ def edit(
     touched = [e.where(prompts) for e in edits]
     here = model_device(model)
     place = here if device is None else torch.device(device)
-    width = prompts.tokens.shape[1]
     store: dict[Site, Tensor] = {}
-    order = prompts.lengths.argsort(descending=True, stable=True)
-    size = batch_rows(model, width, read_columns(prompts), memory)
-    batches: Any = order.split(size)
-    if progress and len(batches) > 1:
-        batches = track(batches, description="running prompts", transient=True)
-    for rows in batches:
+    parts: Any = batches(model, prompts, memory)
+    if progress and len(parts) > 1:
+        parts = track(parts, description="running prompts", transient=True)
+    for rows in parts:
         span = int(prompts.lengths[rows].max())
         index = rows.to(here)
         changes: dict[Site, list[Change]] = {}
@@ -248,6 +245,12 @@ def unembed(model: HookedTransformer, residual: Float[Tensor, "... d_model"]) ->
 def model_device(model: HookedTransformer) -> torch.device:
     """Where the model's input belongs."""
     return next(model.original_model.parameters()).device
+
+
+def batches(model: HookedTransformer, prompts: Prompts, memory: int) -> tuple[Int[Tensor, " row"], ...]:
+    """The numbers of the prompts batch by batch, those of like length together, the longest first."""
+    order = prompts.lengths.argsort(descending=True, stable=True)
+    return order.split(batch_rows(model, prompts.tokens.shape[1], read_columns(prompts), memory))
 
 
 def batch_rows(model: HookedTransformer, width: int, reads: int, memory: int) -> int:

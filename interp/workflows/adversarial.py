@@ -86,11 +86,8 @@ class EditSearch:
 
     def flipped_within(self, tries: int) -> Float[Tensor, " prompt"]:
         """1 where one of the first `tries` edits of a text turns its verdict; nan for a text without a candidate."""
-        order = torch.zeros(len(self.prompt), dtype=torch.long)
-        for prompt in self.prompt.unique():
-            here = self.prompt == prompt
-            order[here] = torch.arange(int(here.sum()))
-        return self._largest(((order < tries) & self.flips).float())
+        first = torch.searchsorted(self.prompt, self.prompt)  # edits stand text by text
+        return self._largest(((torch.arange(len(self.prompt)) - first < tries) & self.flips).float())
 
     def best(self) -> Int[Tensor, " prompt"]:
         """The edit of each text that moves it furthest towards the other verdict; -1 where it has none."""
@@ -159,12 +156,17 @@ def find_edits(
     rng = np.random.default_rng(seed)
     chosen: list[_Candidate] = []
     for i, text in enumerate(texts):
-        found = [one for span in places[i] for one in candidates.of(i, text, span)]
+        found = [candidates.of(i, text, span) for span in places[i]]
+        numbers, predicted = (torch.cat(part) for part in zip(*found, strict=True)) if found else 2 * [torch.zeros(0)]
         if by == "random":
-            found = [found[j] for j in rng.permutation(len(found))[:budget]]
+            order = torch.from_numpy(rng.permutation(len(numbers)))
         else:
-            found = sorted(found, key=lambda one: one.predicted, reverse=bool(base[i] <= 0))[:budget]
-        chosen += found
+            order = predicted.argsort(descending=bool(base[i] <= 0), stable=True)
+        of_span = torch.repeat_interleave(torch.tensor([len(part) for part, _ in found], dtype=torch.long))
+        chosen += [
+            _Candidate(i, *places[i][int(of_span[j])], candidates.names[int(numbers[j])], float(predicted[j]))
+            for j in order[:budget].tolist()
+        ]
     if not chosen:
         raise PromptError("no text has a word that may be replaced; widen the list of words or the slots")
     edited = [texts[c.prompt][: c.start] + c.new + texts[c.prompt][c.end :] for c in chosen]
@@ -204,20 +206,25 @@ class _Candidates:
         self.names = list(whole)
         self.vectors = torch.stack([self.table[ids].mean(0) for ids in whole.values()]) if whole else self.table[:0]
         self.number = {name: i for i, name in enumerate(self.names)}
+        self.same: dict[str, list[int]] = {}
+        for name, i in self.number.items():
+            self.same.setdefault(name.lower(), []).append(i)
         self.offsets = [judge.places(judge.template.replace("{prompt}", text)) for text in self.prompts.texts]
 
-    def of(self, prompt: int, text: str, span: Span) -> list[_Candidate]:
-        old = text[slice(*span)]
-        names = self.names if self.listed is None else self.listed.get(old.lower(), [])
-        names = [name for name in names if name.lower() != old.lower()]
-        if not names:
-            return []
+    def of(self, prompt: int, text: str, span: Span) -> tuple[Int[Tensor, " candidate"], Float[Tensor, " candidate"]]:
+        """Numbers of the names that may stand in a span, and the estimates of the change."""
+        old = text[slice(*span)].lower()
+        allowed = torch.ones(len(self.names), dtype=torch.bool)
+        if self.listed is not None:
+            allowed[:] = False
+            allowed[[self.number[name] for name in self.listed.get(old, ())]] = True
+        allowed[self.same.get(old, [])] = False
+        numbers = allowed.nonzero().flatten()
         start, end = span[0] + self.before, span[1] + self.before
         columns = [i for i, (a, b) in enumerate(self.offsets[prompt]) if a < end and b > start and b > a]
         gradient = self.gradients[prompt, columns]
         now = (gradient * self.table[self.prompts.tokens[prompt, columns]]).sum()
-        estimate = self.vectors[[self.number[name] for name in names]] @ gradient.sum(0) - now
-        return [_Candidate(prompt, *span, name, value) for name, value in zip(names, estimate.tolist(), strict=True)]
+        return numbers, self.vectors[numbers] @ gradient.sum(0) - now
 
 
 def _whole_words(tokenizer: Any) -> dict[str, list[int]]:

@@ -16,15 +16,15 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy import stats
 from torch import Tensor
 
 from interp.analyses.attribution import logit_attribution
+from interp.analyses.faithfulness import marked
 from interp.errors import ModelError, PromptError
-from interp.estimates import Estimate, max_t, mean
+from interp.estimates import Estimate, max_t, mean, rank_correlation_value
 from interp.models.edits import Constant, Edit
 from interp.models.judge import Judge
-from interp.models.run import MEMORY, capture
+from interp.models.run import MEMORY, batches, capture
 from interp.models.sweeps import Edits, sweep
 from interp.prompts import Prompts
 from interp.results import grid_frame
@@ -85,7 +85,7 @@ class JudgeHeads:
         for i, one in enumerate(MEASURES):
             for other in MEASURES[i + 1 :]:
                 pairs = zip(tables[one], tables[other], strict=True)
-                rho = np.array([_rank_correlation(a, b) for a, b in pairs])
+                rho = np.array([rank_correlation_value(a, b) for a, b in pairs])
                 found[f"{one} and {other}"] = mean(rho)
         return found
 
@@ -129,30 +129,52 @@ def judge_heads(
     roles = [role for role in rule if role in prompts.roles]
     if not roles:
         raise PromptError(f"the prompts have none of the roles {', '.join(rule)}; give spans to judge.prompts")
-    sites = ["resid_pre", Site("resid_post", known - 1), "attn_out", "mlp_out", "z"]
-    found = capture(model, prompts, [*sites, *(Site("pattern", layer) for layer in chosen)], memory=memory)
-    attention, uniform = _attention(found, prompts, chosen, roles)
-    means = {layer: found["z", layer].float().nanmean((0, 1)) for layer in chosen}
+    attention, uniform, direct, means = _looked(judge, prompts, chosen, roles, memory)
     heads = attention.shape[2]
     cells = [[Edit(Site("z", at), Constant(means[at][None]), units=head)] for at in chosen for head in range(heads)]
     swept = sweep(model, Edits(prompts, cells), judge.readout(prompts), memory=memory, progress=progress)
     ablated = swept.values[..., 0].reshape(len(prompts), len(chosen), heads)
-    direct = _direct(judge, found, prompts, chosen, heads)
     lost = swept.base[:, :1, None] - ablated
     return JudgeHeads(
         chosen, tuple(roles), attention, uniform, direct, lost, swept.base[:, 0], label, prompts.groups,
     )  # fmt: skip
 
 
+def _looked(
+    judge: Judge, prompts: Prompts, layers: Sequence[int], roles: Sequence[str], memory: int
+) -> tuple[
+    Float[Tensor, "prompt layer head"],
+    Float[Tensor, " prompt"],
+    Float[Tensor, "prompt layer head"],
+    dict[int, Float[Tensor, "head d_head"]],
+]:
+    """Attention with its uniform share, direct effects, and mean outputs, in one pass of which no more is kept."""
+    known = int(judge.model.cfg.n_layers)
+    sites = ["resid_pre", Site("resid_post", known - 1), "attn_out", "mlp_out", "z"]
+    wanted = [*sites, *(Site("pattern", layer) for layer in layers)]
+    parts = batches(judge.model, prompts, memory // known)
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    sums = {layer: torch.zeros(()) for layer in layers}
+    for part in parts:
+        some = prompts.take(part)
+        found = capture(judge.model, some, wanted, memory=memory)
+        seen = _attention(found, some, layers, roles)
+        rows.append((*seen, _direct(judge, found, some, layers, seen[0].shape[2])))
+        for layer in layers:
+            sums[layer] = sums[layer] + found["z", layer].double().nansum((0, 1)).cpu()
+    back = torch.cat(parts).argsort()
+    attention, uniform, direct = (torch.cat(one)[back] for one in zip(*rows, strict=True))
+    count = int(prompts.lengths.sum())
+    return attention, uniform, direct, {layer: (total / count).float() for layer, total in sums.items()}
+
+
 def _attention(
     found: Activations, prompts: Prompts, layers: Sequence[int], roles: Sequence[str]
 ) -> tuple[Float[Tensor, "prompt layer head"], Float[Tensor, " prompt"]]:
     rows = torch.arange(len(prompts))
-    at, keys = prompts.columns("verdict"), prompts.table(roles)
+    at, deciding = prompts.columns("verdict"), marked(prompts, tuple(roles)).float()
     looks = torch.stack([found["pattern", layer].float().cpu()[rows, :, at] for layer in layers], 1)
-    weight = (keys >= 0).float()
-    on = looks.nan_to_num().gather(3, keys.clamp(min=0)[:, None, None].expand(-1, *looks.shape[1:3], -1))
-    return (on * weight[:, None, None]).sum(-1), weight.sum(1) / (at + 1)
+    return torch.einsum("plhk,pk->plh", looks.nan_to_num(), deciding), deciding.sum(1) / (at + 1)
 
 
 def _direct(
@@ -165,9 +187,3 @@ def _direct(
     place = {name: i for i, name in enumerate(made.components)}
     columns = [place[f"L{layer}H{head}"] for layer in layers for head in range(heads)]
     return made.values[:, columns].reshape(len(prompts), len(layers), heads)
-
-
-def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    if np.ptp(one) == 0 or np.ptp(other) == 0 or np.isnan(one + other).any():
-        return float("nan")
-    return float(np.corrcoef(stats.rankdata(one), stats.rankdata(other))[0, 1])

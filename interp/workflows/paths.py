@@ -69,18 +69,20 @@ class SafeUnsafePaths:
         return self.layers[int(mean_value(self.distance[:, 1:]).argmax())]
 
     def critical(self, seed: int = 0) -> CriticalLayer:
-        """The layer that moves most on one half of the groups, measured on the other half beside the runner-up."""
+        """The layer that moves most on one half of the groups, measured on the other half beside all others."""
         first, second = (torch.from_numpy(half) for half in halves(self.groups, seed=seed))
-        order = np.argsort(-mean_value(self.moved[first]), kind="stable")
+        at = int(np.argmax(mean_value(self.moved[first])))
         moved, groups = self.moved[second], self.groups[second]
-        best, other = moved[:, order[0]], moved[:, order[1 if len(order) > 1 else 0]]
-        erased = self.control[second][:, order[0]]
+        there, erased = self.to_unsafe[second][:, at], self.control[second][:, at]
+        gaps = [difference(moved[:, at], moved[:, i], groups) for i in range(len(self.layers)) if i != at]
         return CriticalLayer(
-            self.layers[int(order[0])],
-            mean(best, groups),
-            difference(self.to_unsafe[second][:, order[0]], erased, groups),
-            difference(best, other, groups) if len(order) > 1 else None,
-            float(self.effect().p[order[0]]),
+            self.layers[at],
+            mean(moved[:, at], groups),
+            mean(there, groups),
+            mean(erased, groups),
+            difference(there, erased, groups),
+            min(gaps, key=lambda gap: float(gap.value if np.isnan(gap.low) else gap.low), default=None),
+            float(self.effect().p[at]),
             self.naive,
         )
 
@@ -99,11 +101,16 @@ class CriticalLayer:
 
     layer: int
     effect: Estimate
-    """Nats moved, on prompts that the choice did not see."""
+    """Nats moved, mean of both directions, on prompts that the choice did not see."""
+    to_unsafe: Estimate
+    """Nats moved towards unsafe there."""
+    control: Estimate
+    """Nats that copies from a twin with another word and the same verdict move there."""
     beyond_control: Estimate
-    """Towards unsafe, less what the control's copies move."""
+    """`to_unsafe` less `control`, pair by pair."""
     beyond_next: Estimate | None
-    """Less what the runner-up moves; None for a model of one layer."""
+    """`effect` less that of the other layer that comes nearest (by the interval's lower end: it is above 0 where the
+    layer moves more than each other one); None for a model of one layer."""
     p: float
     """Of no layer moving anything, by swapped labels, corrected for all layers."""
     naive: int

@@ -1,8 +1,9 @@
 """What did an update change, and which of its parts did it? A judge before and after, prompt by prompt.
 
 Verdicts, attention and representations are described on the same prompts. Which modules matter is asked of the model:
-each module's change is switched on alone and off alone, and the most needed ones are switched off together, beside as
-many of the least needed.
+each module's change is switched on alone and off alone, and the most needed ones are switched off together, beside
+random sets of as many. Any change of the weights moves verdicts where it moves representations; so the same is asked
+with the changes in disorder (rows and columns of each dealt out anew: size and spectrum stay).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import comb
 
 import numpy as np
 import pandas as pd
@@ -20,11 +22,10 @@ from torch import Tensor
 
 from interp.analyses.similarity import cka
 from interp.errors import ModelError, PromptError
-from interp.estimates import Estimate, halves, mean, mean_value, rank_correlation, share_change
-from interp.models.judge import Judge
-from interp.models.load import HookedTransformer
-from interp.models.run import MEMORY, capture
-from interp.models.switching import changes_between, layer_of, switched_on
+from interp.estimates import Estimate, halves, mean, mean_value, rank_correlation, rank_correlation_value, share_change
+from interp.models.judge import LOG_ODDS, Judge
+from interp.models.run import MEMORY, batches, capture
+from interp.models.switching import Changes, changes_between, layer_of, switched_on
 from interp.prompts import Prompts
 from interp.sites import Site
 
@@ -63,8 +64,10 @@ class UpdateComparison:
     """Modules from the most to the least needed, by the searching half of the target prompts."""
     most_off: Float[Tensor, "prompt module"]
     """Log-odds with the first 1, 2, ... modules of that order switched off."""
-    least_off: Float[Tensor, "prompt module"]
-    """The same from the other end: as many modules, the least needed."""
+    random_off: Float[Tensor, "prompt set"]
+    """Log-odds with random other sets of `needed` modules switched off; no column where there is no other set."""
+    disordered: Float[Tensor, "draw track"]
+    """What `tracks` gives (attention, representation) for changes in disorder."""
     target: Bool[Tensor, " prompt"]
     """Prompts that the update was for."""
     searched: Bool[Tensor, " prompt"]
@@ -94,31 +97,56 @@ class UpdateComparison:
 
     def tracks(self) -> dict[str, Estimate]:
         """Do verdicts change where attention and representations do? Rank correlations with the size of the change."""
-        size, groups = self.change.abs(), self.groups
-        return {
-            "attention": rank_correlation(size, self.attention.flatten(1).mean(1), groups),
-            "representation": rank_correlation(size, self.representation[:, -1], groups),
-        }
+        size = self.change.abs()
+        return {name: rank_correlation(size, moved, self.groups) for name, moved in self._moved.items()}
 
     @property
     def needed(self) -> int:
         """How many modules must be switched off until the weakness is back on the searching half: its accuracy within
         5 points of that before. All of them where nothing less does it."""
-        kept = self.target & self.searched
-        back = mean_value(self.right(self.most_off)[kept]) - mean_value(self.right(self.before)[kept][:, None])
-        return int(np.argmax(np.append(back <= 0.05, True))) + 1 if len(back) else 0
+        return _needed(self.right(self.most_off), self.right(self.before), self.target & self.searched)
 
     @property
     def which(self) -> tuple[str, ...]:
         """The modules that matter: the fewest whose switching off brings the weakness back."""
         return tuple(self.modules[i] for i in self.order[: self.needed])
 
-    def lost(self, least: bool = False) -> Estimate:
-        """Accuracy on the target prompts of the other half that goes with these modules (or with as many of the least
-        needed)."""
-        kept = self.target & ~self.searched
-        off = (self.least_off if least else self.most_off)[:, min(self.needed, len(self.modules)) - 1]
-        return share_change(self.right(self.after)[kept] - self.right(off)[kept], self.groups[kept])
+    def off(self) -> Float[Tensor, " prompt"]:
+        """Log-odds without the modules that matter."""
+        return self.most_off[:, self.needed - 1]
+
+    def held(self) -> Bool[Tensor, " prompt"]:
+        """The target prompts that the choice of modules did not see."""
+        return self.target & ~self.searched
+
+    def lost(self) -> Estimate:
+        """Accuracy on `held` that goes with the modules that matter."""
+        kept = self.held()
+        return share_change(self.right(self.after)[kept] - self.right(self.off())[kept], self.groups[kept])
+
+    def lost_by_chance(self) -> Estimate:
+        """The mean of the same over random sets of as many modules; nan where there is no other set."""
+        kept = self.held()
+        return mean(self.right(self.after)[kept] - self._by_chance(kept), self.groups[kept])
+
+    def beyond_chance(self) -> Estimate:
+        """`lost` less `lost_by_chance`, prompt by prompt."""
+        kept = self.held()
+        return mean(self._by_chance(kept) - self.right(self.off())[kept], self.groups[kept])
+
+    def from_before(self) -> Estimate:
+        """Accuracy on `held` without the modules that matter, less that before the update: 0 where the weakness is
+        back whole."""
+        kept = self.held()
+        return share_change(self.right(self.off())[kept] - self.right(self.before)[kept], self.groups[kept])
+
+    def _by_chance(self, kept: Bool[Tensor, " prompt"]) -> Float[Tensor, " held"]:
+        # The mean over no set is nan, which is what is meant.
+        return self.right(self.random_off)[kept].mean(1)
+
+    @property
+    def _moved(self) -> dict[str, Float[Tensor, " prompt"]]:
+        return {"attention": self.attention.flatten(1).mean(1), "representation": self.representation[:, -1]}
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each prompt and module."""
@@ -144,13 +172,15 @@ def compare_update(
     *,
     categories: Sequence[str] | None = None,
     target: str | None = None,
+    draws: int = 16,
     seed: int = 0,
     memory: int = MEMORY,
     progress: bool = False,
 ) -> UpdateComparison:
     """Compare two judges of one architecture on prompts that either made (they must share tokenizer and template).
 
-    `target` is the category that the update was for; by default all unsafe prompts.
+    `target` is the category that the update was for; by default all unsafe prompts. `draws` is how many random sets of
+    modules and how many disordered updates are asked.
     """
     label = torch.as_tensor(unsafe, dtype=torch.bool)
     named = tuple("all" for _ in range(len(prompts))) if categories is None else tuple(map(str, categories))
@@ -161,13 +191,13 @@ def compare_update(
     aimed = torch.tensor([target is None or name == target for name in named]) & label
     if not bool(aimed.any()):
         raise PromptError(f"no unsafe prompt is of the category {target!r}; there are: {', '.join(sorted(set(named)))}")
+    searched = _searched(prompts.groups, aimed, seed)
     changes = changes_between(before.model, after.model)
     if not changes:
         raise ModelError("the update changes no weight; there is nothing to compare")
     names = tuple(changes)
-    looks, streams = zip(*(_described(judge.model, prompts, memory) for judge in (before, after)), strict=True)
-    own, other = (judge.log_odds(prompts, memory=memory) for judge in (before, after))
-    steps = 4 * len(names) + 2 * len({layer_of(name) for name in names})
+    looks, streams, (own, other) = zip(*(_described(judge, prompts, memory) for judge in (before, after)), strict=True)
+    steps = 3 * len(names) + 2 * len({layer_of(name) for name in names}) + draws
     bar: Iterator[int] = iter(track(range(steps), "switching modules", disable=not progress, transient=True))
 
     def with_changes(on: Sequence[str]) -> Float[Tensor, " prompt"]:
@@ -175,7 +205,7 @@ def compare_update(
         with switched_on(before.model, changes, on):
             return before.log_odds(prompts, memory=memory)
 
-    if float((with_changes(names) - other).abs().max()) > TOLERANCE * max(1.0, float(other.abs().max())):
+    if not float((with_changes(names) - other).abs().max()) <= TOLERANCE * max(1.0, float(other.abs().max())):
         raise ModelError(
             "the weights do not tell the whole update: with every change switched on the judge differs from the "
             "updated one; give it as a merged model"
@@ -184,26 +214,101 @@ def compare_update(
     layers = sorted({-1 if (at := layer_of(name)) is None else at for name in names})
     of_layer = [[name for name in names if (-1 if (at := layer_of(name)) is None else at) == layer] for layer in layers]
     layer_only, layer_without = _each(of_layer, names, with_changes)
-    searched = torch.from_numpy(halves(prompts.groups, seed=seed)[0])
     towards = (other - own)[:, None].sign()
     lost = (towards * (other[:, None] - without))[aimed & searched]
     order = np.argsort(-mean_value(lost), kind="stable").tolist()
-    most, least = (
-        torch.stack(
-            [with_changes([n for n in names if n not in off]) for off in accumulate([[names[i]] for i in way])], 1
-        )
-        for way in (order, order[::-1])
-    )
+    ways = accumulate([[names[i]] for i in order])
+    most = torch.stack([with_changes([name for name in names if name not in off]) for off in ways], 1)
+    truth = label[:, None]
+    needed = _needed(((most > 0) == truth).float(), ((own > 0) == label).float(), aimed & searched)
+    chance = [
+        with_changes([names[i] for i in range(len(names)) if i not in off])
+        for off in _other_sets(len(names), frozenset(order[:needed]), draws, seed)
+    ]
+    disordered = [
+        _in_disorder(before, prompts, looks[0], streams[0], own, changes, seed=seed * draws + draw, memory=memory)
+        for draw in range(draws)
+    ]
     ends = [cka(one, two, prompts.groups) for one, two in zip(*(part.unbind(1) for part in streams), strict=True)]
     return UpdateComparison(
         before=own, after=other, unsafe=label, categories=named,
-        attention=(looks[0] - looks[1]).abs().sum(-1) / 2,
-        representation=1 - torch.nn.functional.cosine_similarity(*streams, dim=-1),
+        attention=_looks_apart(*looks), representation=_streams_apart(*streams),
         alignment=torch.tensor([[float(e.value), float(e.low), float(e.high)] for e in ends]),
         modules=names, only=only, without=without, layers=tuple(layers), layer_only=layer_only,
-        layer_without=layer_without, order=tuple(order), most_off=most, least_off=least, target=aimed,
+        layer_without=layer_without, order=tuple(order), most_off=most, target=aimed,
+        random_off=torch.stack(chance, 1) if chance else torch.zeros(len(prompts), 0),
+        disordered=torch.tensor(disordered).reshape(draws, 2),
         searched=searched, groups=prompts.groups,
     )  # fmt: skip
+
+
+def _searched(groups: Int[Tensor, " prompt"], aimed: Bool[Tensor, " prompt"], seed: int) -> Bool[Tensor, " prompt"]:
+    """Half of the groups, so that both halves hold as many groups of the target as can be."""
+    own = groups[aimed].unique()
+    if len(own) < 2:
+        raise PromptError("the target prompts are of one group; modules are chosen on half of the groups: give more")
+    first = halves(own, seed=seed)[0]
+    others = groups[~torch.isin(groups, own)].unique()
+    chosen = own[torch.from_numpy(first)]
+    if len(others) > 1:
+        chosen = torch.cat([chosen, others[torch.from_numpy(halves(others, seed=seed)[0])]])
+    return torch.isin(groups, chosen)
+
+
+def _needed(
+    off: Float[Tensor, "prompt module"], before: Float[Tensor, " prompt"], kept: Bool[Tensor, " prompt"]
+) -> int:
+    back = mean_value(off[kept]) - mean_value(before[kept][:, None])
+    return int(np.argmax(np.append(back[:-1] <= 0.05, True))) + 1
+
+
+def _other_sets(n: int, chosen: frozenset[int], draws: int, seed: int) -> list[frozenset[int]]:
+    """Random sets of as many modules as are chosen, none of them twice and none the chosen one."""
+    rng = np.random.default_rng(seed)
+    wanted = min(draws, comb(n, len(chosen)) - 1)
+    found: dict[frozenset[int], None] = {}
+    while len(found) < wanted:
+        drawn = frozenset(rng.choice(n, size=len(chosen), replace=False).tolist())
+        if drawn != chosen:
+            found[drawn] = None
+    return list(found)
+
+
+def _in_disorder(
+    before: Judge,
+    prompts: Prompts,
+    looks: Float[Tensor, "prompt layer head key"],
+    streams: Float[Tensor, "prompt depth d_model"],
+    own: Float[Tensor, " prompt"],
+    changes: Changes,
+    *,
+    seed: int,
+    memory: int,
+) -> list[float]:
+    """Rank correlations of `tracks` for the update with rows and columns of every change dealt out anew."""
+    generator = torch.Generator().manual_seed(seed)
+    dealt = {}
+    for name, change in changes.items():
+        for axis in range(change.ndim):
+            order = torch.randperm(change.shape[axis], generator=generator).to(change.device)
+            change = change.index_select(axis, order)
+        dealt[name] = change
+    with switched_on(before.model, dealt, tuple(dealt)):
+        there, then, odds = _described(before, prompts, memory)
+    size, apart = (odds - own).abs(), (_looks_apart(looks, there).flatten(1).mean(1), _streams_apart(streams, then))
+    return [rank_correlation_value(size, moved) for moved in (apart[0], apart[1][:, -1])]
+
+
+def _looks_apart(
+    one: Float[Tensor, "prompt layer head key"], other: Float[Tensor, "prompt layer head key"]
+) -> Float[Tensor, "prompt layer head"]:
+    return (one - other).abs().sum(-1) / 2
+
+
+def _streams_apart(
+    one: Float[Tensor, "prompt depth d_model"], other: Float[Tensor, "prompt depth d_model"]
+) -> Float[Tensor, "prompt depth"]:
+    return 1 - torch.nn.functional.cosine_similarity(one, other, dim=-1)
 
 
 def _each(
@@ -216,11 +321,21 @@ def _each(
 
 
 def _described(
-    model: HookedTransformer, prompts: Prompts, memory: int
-) -> tuple[Float[Tensor, "prompt layer head key"], Float[Tensor, "prompt depth d_model"]]:
-    """Attention and streams at the verdict's position."""
-    last = int(model.cfg.n_layers) - 1
-    found = capture(model, prompts, ["pattern", "resid_pre", Site("resid_post", last)], memory=memory)
-    rows, at = torch.arange(len(prompts)), prompts.columns("verdict")
-    looks = found.stack("pattern").float().cpu()[rows, :, :, at].nan_to_num()
-    return looks, found.residual().float().cpu()[rows, :, at]
+    judge: Judge, prompts: Prompts, memory: int
+) -> tuple[Float[Tensor, "prompt layer head key"], Float[Tensor, "prompt depth d_model"], Float[Tensor, " prompt"]]:
+    """Attention and streams at the verdict's position, and the log-odds, in one pass; no more is kept of it."""
+    known = int(judge.model.cfg.n_layers)
+    sites = ["pattern", "resid_pre", Site("resid_post", known - 1), "logits"]
+    looks, streams, odds = [], [], []
+    parts = batches(judge.model, prompts, memory // known)
+    for rows in parts:
+        some = prompts.take(rows)
+        found, here = capture(judge.model, some, sites, memory=memory), torch.arange(len(rows))
+        at = some.columns("verdict")
+        look = found.stack("pattern").float().cpu()[here, :, :, at].nan_to_num()
+        looks.append(torch.nn.functional.pad(look, (0, prompts.tokens.shape[1] - look.shape[-1])))
+        streams.append(found.residual().float().cpu()[here, :, at])
+        odds.append(LOG_ODDS.score(found["logits"], judge.targets(some)).cpu())
+    back = torch.cat(parts).argsort()
+    look, stream, odd = (torch.cat(one)[back] for one in (looks, streams, odds))
+    return look, stream, odd

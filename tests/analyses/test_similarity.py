@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from interp.analyses.similarity import cka
 from interp.errors import PromptError
@@ -71,3 +72,15 @@ def test_few_groups_have_no_interval_and_few_prompts_no_value():
     assert np.isnan(cka(x, x, torch.arange(20) % 4).low)
     with pytest.raises(PromptError, match="at least 4"):
         cka(x[:3], x[:3], torch.arange(3))
+
+
+def test_the_interval_is_the_jackknife_over_groups():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(30, 4))
+    y = x[:, :2] + rng.normal(size=(30, 2))
+    groups = rng.integers(10, size=30)
+    found = cka(torch.tensor(x), torch.tensor(y), torch.tensor(groups))
+    left = np.array([plain(x[groups != g], y[groups != g]) for g in np.unique(groups)])
+    n = len(left)
+    error = np.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum())
+    assert float(found.value) - float(found.low) == pytest.approx(stats.t.ppf(0.975, n - 1) * error, rel=1e-6)

@@ -79,12 +79,39 @@ def test_log_odds_are_those_of_both_models_and_of_one_module_alone(made):
 def test_switching_off_in_order_ends_where_it_began(made):
     found = made[5]
     torch.testing.assert_close(found.most_off[:, -1], found.before, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.least_off[:, -1], found.before, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.most_off[:, 0], found.without[:, found.order[0]], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.least_off[:, 0], found.without[:, found.order[-1]], atol=1e-4, rtol=1e-4)
     assert found.layer_only.shape[1] == len(found.layers)
     assert 1 <= found.needed <= 4
     assert found.which == tuple(found.modules[i] for i in found.order[: found.needed])
+
+
+def test_random_sets_are_all_other_sets_of_the_size_where_they_are_few():
+    _, before = tiny()
+    _, after = updated(modules=("down_proj", "q_proj"), scale=2.0)
+    prompts = judged(before, [*SOME, *WEAK])
+    found = compare_update(before, after, prompts, [one.unsafe for one in [*SOME, *WEAK]])
+    others = [i for i in range(4) if i not in found.order[: found.needed]]
+    if found.needed == 1:
+        wanted = {tuple(found.without[:, i].tolist()) for i in others}
+        assert {tuple(column) for column in found.random_off.T.tolist()} == wanted
+    else:
+        assert found.random_off.shape[1] == {2: 5, 3: 3, 4: 0}[found.needed]
+        assert not any(torch.equal(found.off(), column) for column in found.random_off.T)
+
+
+def test_changes_in_disorder_are_asked_the_same_and_leave_no_trace(made):
+    _, _, before, _, _, found = made
+    assert found.disordered.shape == (16, 2)
+    assert bool((found.disordered.abs() <= 1).all())
+    assert len(found.disordered[:, 1].unique()) > 8
+    assert before.log_odds(judged(before, SOME[:5]))[0] == found.before[0]
+
+
+def test_the_target_stands_in_both_halves(made):
+    found = made[5]
+    of = [set(found.groups[found.target & half].tolist()) for half in (found.searched, ~found.searched)]
+    assert not of[0] & of[1]
+    assert abs(len(of[0]) - len(of[1])) <= 1
 
 
 def test_what_changed_is_described(made):
@@ -119,5 +146,7 @@ def test_what_cannot_be_compared_is_said(made):
         compare_update(before, after, prompts, y, target="absent")
     with pytest.raises(PromptError, match="labels"):
         compare_update(before, after, prompts, y[:3])
+    with pytest.raises(PromptError, match="of one group"):
+        compare_update(before, after, prompts.take([0, 1, 2]), [True, False, False])
     with pytest.raises(ModelError, match="differ in"):
         changes_between(before.model, tiny(layers=1)[1].model)

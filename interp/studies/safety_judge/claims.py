@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,24 +16,28 @@ from interp.estimates import (
     constant,
     counted,
     difference,
+    group_difference,
     halves,
     mean,
     mean_value,
     population,
     proportion,
-    proportion_difference,
     share_change,
 )
 from interp.evidence import Claim
-from interp.studies.safety_judge.steps import untrained_results
+from interp.studies.safety_judge.steps import others_of
 from interp.studies.study import Results
 from interp.studies.words import percent
 from interp.workflows.adversarial import EditSearch
-from interp.workflows.judge_heads import MEASURES, JudgeHeads
+from interp.workflows.judge_heads import MEASURES, JudgeHeads, Measure
 from interp.workflows.paths import SafeUnsafePaths
 from interp.workflows.update import UpdateComparison
 
 LEVEL = 0.05
+WEAK = 0.15
+"""The smallest gap of accuracy that is a weakness; and how near to its accuracy before the update the judge must come
+for the weakness to be back."""
+HOPED = " Not supported is what is hoped."
 IG = "faithfulness-integrated-gradients"
 
 
@@ -48,8 +51,7 @@ def claims(found: Mapping[str, Results]) -> list[Claim]:
     if "tokens" in found:
         made += tokens(found["tokens"])
     if "heads" in found:
-        made += [*heads(found["heads"]["heads"]), separates(found["heads"])]
-        made.append(neurons(found["heads"]["neurons"]))
+        made += [*heads(found["heads"]), separates(found["heads"]), neurons(found["heads"])]
     if "paths" in found:
         made += critical(found["paths"]["paths"])
     if "attack" in found:
@@ -82,7 +84,7 @@ def judges(name: str, result: Verdicts) -> Claim:
 def tokens(found: Results) -> list[Claim]:
     """Do attributions find the words that decide, and was that learned?"""
     own: Faithfulness = found[IG]
-    others = [float(one.recall.mean()) for one in untrained_results(found)]
+    others = [float(one.recall.mean()) for one in others_of(found, "untrained")]
     recall = mean(own.recall, own.groups)
     made = [
         Claim(
@@ -93,7 +95,9 @@ def tokens(found: Results) -> list[Claim]:
             difference=against_population(_certain(recall, own.recall), others, reach=1.0), minimum=0.2,
             unit="recall at k, k the number of words that decide",
             note=f"{len(own.recall)} requests with a pair, {int(own.ignored.sum())} of which give the words that "
-            f"decide less than an even spread would; by chance {percent(float(own.even.mean()))}.",
+            f"decide less than an even spread would; by chance {percent(float(own.even.mean()))}. Of all requests "
+            f"{percent(float(found['integrated-gradients'].flagged.float().mean()))} have shares that miss the "
+            "difference of the log-odds by more than 5 %.",
         )
     ]  # fmt: skip
     for name in ("gradient x input", "raw attention"):
@@ -130,45 +134,51 @@ def _certain(estimate: Estimate, values: torch.Tensor) -> Estimate:
     return Estimate.single(float(estimate.value), float(share.low), float(share.high), n=n)
 
 
-def heads(result: JudgeHeads) -> list[Claim]:
-    """Which head tells unsafe from safe, by each measure that speaks of the verdict?"""
+def heads(found: Results) -> list[Claim]:
+    """Which head tells unsafe from safe, by each measure that speaks of the verdict, beyond untrained judges' heads?"""
     made = []
-    first, second = (torch.from_numpy(half) for half in halves(result.groups))
+    own: JudgeHeads = found["heads"]
+    fresh: list[JudgeHeads] = others_of(found, "heads")
     for measure in MEASURES[1:]:
-        if bool(result.values(measure).isnan().all()):
+        if bool(own.values(measure).isnan().all()):
             continue
-        both = [_part(result, half).contrast(measure) for half in (first, second)]
-        best = int(np.nanargmax(np.abs(both[0].value)))
-        sign = float(np.sign(both[0].value[best])) or 1.0
-        effect = _signed(both[1], best, sign)
-        rest = (
-            mean_value(np.abs(np.delete(both[1].value, best))[:, None]) if both[1].value.size > 1 else np.array([0.0])
-        )
-        p = float(result.contrast(measure).p[best])
-        word = {"direct": "writes most into", "ablation": "is needed most for"}[measure]
+        name, effect, p = _best_head(own, measure)
+        others = [float(_best_head(one, measure)[1].value) for one in fresh]
+        word = {"direct": "writes into", "ablation": "is needed for"}[measure]
         made.append(
             Claim(
                 name=f"head: {measure}",
-                statement=f"Head {result.names[best]} {word} the difference between unsafe and safe requests: "
+                statement=f"Head {name} {word} the difference between unsafe and safe requests: "
                 f"{float(effect.value):.1f} nats.",
-                effect=effect, control=constant(0.0, int(effect.n)), control_name="no difference", difference=effect,
-                minimum=0.5, unit="nats of the log-odds",
-                also={f"p < {LEVEL:g}, corrected for {both[0].value.size} heads (p = {p:.3f})": p < LEVEL},
-                note="Chosen on half of the templates, measured on the other; the other heads' mean size there is "
-                f"{float(rest[0]):.1f}. An untrained judge has such heads too where its verdicts happen to differ.",
+                effect=effect, control=population(others), control_name="untrained judges",
+                difference=against_population(effect, others), minimum=0.5, unit="nats of the log-odds",
+                also={f"p < {LEVEL:g}, corrected for {len(own.names)} heads (p = {p:.3f})": p < LEVEL},
+                note="The head with the largest difference on half of the templates, measured on the other; in "
+                "untrained judges it is sought in the same way.",
             )
         )  # fmt: skip
-    agreement = result.agreement()["direct and ablation"]
+    agreement = own.agreement()["direct and ablation"]
+    others = [float(one.agreement()["direct and ablation"].value) for one in fresh]
     made.append(
         Claim(
             name="heads agree",
-            statement="Heads that write into the verdict are those that it needs: the two order the heads alike.",
-            effect=agreement, control=constant(0.0, int(agreement.n)), control_name="no relation", difference=agreement,
-            minimum=0.5, unit="rank correlation over heads",
+            statement="The heads that write into the verdict are those that it needs, more than in untrained judges.",
+            effect=agreement, control=population(others, bounds=(-1, 1)), control_name="untrained judges",
+            difference=against_population(agreement, others, reach=2.0), minimum=0.0,
+            unit="rank correlation over heads",
             note="Heads that later heads read are needed without writing themselves.",
         )
     )  # fmt: skip
     return made
+
+
+def _best_head(result: JudgeHeads, measure: Measure) -> tuple[str, Estimate, float]:
+    """The head with the largest difference on half of the templates: that difference on the other half, counted
+    towards the side on which it was found, and p of no difference, corrected for all heads."""
+    first, second = (_part(result, torch.from_numpy(half)).contrast(measure) for half in halves(result.groups))
+    best = int(np.nanargmax(np.abs(first.value)))
+    sign = float(np.sign(first.value[best])) or 1.0
+    return result.names[best], _signed(second, best, sign), float(result.contrast(measure).p[best])
 
 
 def _part(result: JudgeHeads, rows: torch.Tensor) -> JudgeHeads:
@@ -185,7 +195,7 @@ def separates(found: Results) -> Claim:
     """Was it learned to hold safe and unsafe apart where the verdict is read?"""
     result = found["separation"]
     own = proportion(result.right[:, -1], result.groups)
-    others = [float(mean_value(one.right[:, -1])) for one in untrained_results(found)]
+    others = [float(mean_value(one.right[:, -1])) for one in others_of(found, "untrained")]
     return Claim(
         name="learned separation",
         statement=f"After the last layer safe and unsafe lie apart: {percent(own)} of the requests on their own side.",
@@ -195,18 +205,19 @@ def separates(found: Results) -> Claim:
     )  # fmt: skip
 
 
-def neurons(result: Any) -> Claim:
-    """Are there neurons that prefer one class, found on one half and confirmed on the other?"""
-    found = result.found()
-    share = counted(float(found.sum()), found.numel())
+def neurons(found: Results) -> Claim:
+    """Did neurons learn to prefer one class, found on one half and confirmed on the other?"""
+    chosen = found["neurons"].found()
+    share = counted(float(chosen.sum()), chosen.numel())
+    others = [float(one.found().float().mean()) for one in others_of(found, "neurons")]
     return Claim(
-        name="neurons",
-        statement=f"{int(found.sum())} of {found.numel()} neurons prefer safe or unsafe requests at the verdict, on "
+        name="learned neurons",
+        statement=f"{int(chosen.sum())} of {chosen.numel()} neurons prefer safe or unsafe requests at the verdict, on "
         "both halves of the templates.",
-        effect=share, control=constant(0.0), control_name="none", difference=share, minimum=0.01,
-        unit="share of neurons",
+        effect=share, control=population(others, bounds=(0, 1)), control_name="untrained judges",
+        difference=against_population(share, others, reach=1.0), minimum=0.01, unit="share of neurons",
         note="Benjamini and Hochberg over all neurons on one half, again over those found on the other, eta squared at "
-        "least .1 on both. Untrained judges have such neurons too; preferring is not yet doing.",
+        "least .1 on both. Preferring is not yet doing.",
     )  # fmt: skip
 
 
@@ -216,13 +227,14 @@ def critical(result: SafeUnsafePaths) -> list[Claim]:
     made = [
         Claim(
             name="critical layer",
-            statement=f"Layer {best.layer} carries the verdict: copied between twins it moves "
-            f"{float(best.effect.value):.1f} of {float(result.gap.mean()):.1f} nats.",
-            effect=best.effect, control=_control(result, best.layer), control_name="copied from a safe twin",
+            statement=f"Layer {best.layer} carries the verdict: copied from the unsafe twin it moves "
+            f"{float(best.to_unsafe.value):.1f} of {float(result.gap.mean()):.1f} nats.",
+            effect=best.to_unsafe, control=best.control, control_name="copied from a safe twin",
             difference=best.beyond_control, minimum=1.0, unit="nats of the log-odds",
             also={f"p < {LEVEL:g} by swapped labels, corrected for {len(result.layers)} layers (p = {best.p:.4f})":
                   best.p < LEVEL},
-            note=f"Layer chosen on half of the pairs, measured on the other. {best.warning}".strip(),
+            note="Layer chosen on half of the pairs, measured on the other; both directions together move "
+            f"{float(best.effect.value):.1f}. {best.warning}".strip(),
         )
     ]  # fmt: skip
     if best.beyond_next is not None:
@@ -230,16 +242,14 @@ def critical(result: SafeUnsafePaths) -> list[Claim]:
             Claim(
                 name="one critical layer",
                 statement=f"Layer {best.layer} moves the verdict more than any other layer.",
-                effect=best.effect, control=_less(best.effect, best.beyond_next), control_name="the runner-up",
+                effect=best.effect, control=_less(best.effect, best.beyond_next),
+                control_name="the layer that comes nearest",
                 difference=best.beyond_next, minimum=0.0, unit="nats of the log-odds",
-                note="Both chosen on half of the pairs, measured on the other.",
+                note="Layer chosen on half of the pairs; on the other it is compared with every other layer, and the "
+                "comparison that says least for it is shown.",
             )
         )  # fmt: skip
     return made
-
-
-def _control(result: SafeUnsafePaths, layer: int) -> Estimate:
-    return mean(result.control[:, result.layers.index(layer)], result.groups)
 
 
 def _less(one: Estimate, gap: Estimate) -> Estimate:
@@ -266,8 +276,8 @@ def attack(gradient: EditSearch, chance: EditSearch) -> list[Claim]:
             effect=own, control=constant(0.0), control_name="none", difference=own, minimum=0.05,
             unit="share of requests",
             note=f"Act or object swapped for words of their own kind, at most {gradient.budget} edits tried by "
-            "gradient, each verified by a forward pass; the requests stay unsafe by the rule. "
-            f"{len(groups)} of {len(there)} requests are called unsafe as they stand.",
+            f"gradient, each verified by a forward pass; the requests stay unsafe by the rule. {len(groups)} of "
+            f"{len(there)} requests are called unsafe as they stand.",
         ),
         Claim(
             name="gradient finds more",
@@ -292,51 +302,57 @@ def update(found: Results) -> list[Claim]:
     sets = {(when, name): found[f"{when}-{name}"] for when in ("before", "after") for name in ("test", "weak-acts")}
     made = []
     for when, wanted in (("before", True), ("after", False)):
-        known, weak = (sets[when, name].accuracy() for name in ("test", "weak-acts"))
-        gap = proportion_difference(*(_independent(sets[when, name]) for name in ("test", "weak-acts")))
+        known, weak = (sets[when, name] for name in ("test", "weak-acts"))
         word = "has a weakness" if wanted else "still has the weakness"
         made.append(
             Claim(
                 name=f"weakness {when}",
-                statement=f"{when.capitalize()} the update the judge {word}: {percent(weak)} right with weak acts, "
-                f"{percent(known)} with known ones.",
-                effect=known, control=weak, control_name="requests with weak acts", difference=gap,
-                minimum=0.15 if wanted else 0.03, unit="share of requests",
-                note="Independent requests; Newcombe's interval."
-                + ("" if wanted else " Not supported is what is hoped."),
+                statement=f"{when.capitalize()} the update the judge {word}: {percent(weak.accuracy())} right with "
+                f"weak acts, {percent(known.accuracy())} with known ones.",
+                effect=known.accuracy(), control=weak.accuracy(), control_name="requests with weak acts",
+                difference=group_difference(known.right, known.groups, weak.right, weak.groups),
+                minimum=WEAK if wanted else 0.03, unit="share of requests",
+                note="The difference is taken template by template." + ("" if wanted else HOPED),
             )
         )  # fmt: skip
     before, after = (sets[when, "test"] for when in ("before", "after"))
-    lost = share_change(before.right - after.right)
     made.append(
         Claim(
             name="old data lost", statement="The update costs more than a point of accuracy on the old data.",
-            effect=before.accuracy(), control=after.accuracy(), control_name="after the update", difference=lost,
-            minimum=0.01, unit="share of requests",
-            note="The same requests, taken as independent. Not supported is what is hoped.",
+            effect=before.accuracy(), control=after.accuracy(), control_name="after the update",
+            difference=share_change(before.right - after.right, before.groups), minimum=0.01,
+            unit="share of requests", note="The same requests before and after." + HOPED,
         )
     )  # fmt: skip
     names = ", ".join(module.removesuffix(".weight").removeprefix("model.") for module in result.which)
-    lost_by, lost_least = result.lost(), result.lost(least=True)
+    back = result.from_before()
+    low, high = float(back.low), float(back.high)
+    whole = True if max(-low, high) <= WEAK else False if low > WEAK or high < -WEAK else None
     made.append(
         Claim(
             name="modules that matter",
             statement=f"{result.needed} of {len(result.modules)} changed modules do it: switched off alone they bring "
             f"the weakness back ({names}).",
-            effect=lost_by, control=lost_least, control_name="as many of the least needed", difference=_gap(result),
-            minimum=0.15, unit="accuracy on weak acts that goes",
+            effect=result.lost(), control=result.lost_by_chance(),
+            control_name=f"{result.random_off.shape[1]} random sets of as many", difference=result.beyond_chance(),
+            minimum=WEAK, unit="accuracy on weak acts that goes",
+            also={f"accuracy without them lies within {100 * WEAK:.0f} points of that before "
+                  f"({100 * float(back.value):+.1f})": whole},
             note="The fewest of the most needed modules, chosen on half of the templates, whose switching off brings "
             "accuracy there within 5 points of that before; measured on the other half.",
         )
     )  # fmt: skip
     tracks = result.tracks()["representation"]
+    others = result.disordered[:, 1].tolist()
     made.append(
         Claim(
             name="verdicts follow representations",
-            statement="Verdicts change where representations change.",
-            effect=tracks, control=constant(0.0, int(tracks.n)), control_name="no relation", difference=tracks,
-            minimum=0.2, unit="rank correlation over requests",
-            note="Size of the change of the log-odds and 1 less the cosine of the last stream at the verdict.",
+            statement="Verdicts change where representations change, more than under any change of that size.",
+            effect=tracks, control=population(others, bounds=(-1, 1)), control_name="the same changes in disorder",
+            difference=against_population(tracks, others, reach=2.0), minimum=0.0,
+            unit="rank correlation over requests",
+            note="Size of the change of the log-odds and 1 less the cosine of the last stream at the verdict. In "
+            "disorder: rows and columns of each weight's change dealt out anew.",
         )
     )  # fmt: skip
     # A judge that calls a request safe already cannot be fooled about it: only those that both call unsafe count.
@@ -349,8 +365,8 @@ def update(found: Results) -> list[Claim]:
     made.append(
         Claim(
             name="harder to fool",
-            statement="The update makes the judge harder to fool: the same edits turn "
-            f"{percent(float(second.mean()))} of the verdicts instead of {percent(float(first.mean()))}.",
+            statement=f"The update makes the judge harder to fool: the same edits turn {percent(float(second.mean()))} "
+            f"of the verdicts instead of {percent(float(first.mean()))}.",
             effect=proportion(first, groups), control=proportion(second, groups),
             control_name="after the update", difference=safer, minimum=0.05, unit="share of requests",
             note=f"The same random edits of the same {int(both.sum())} requests, those that the judge calls unsafe "
@@ -358,15 +374,3 @@ def update(found: Results) -> list[Claim]:
         )
     )  # fmt: skip
     return made
-
-
-def _independent(result: Verdicts) -> Estimate:
-    return proportion(result.right)
-
-
-def _gap(result: UpdateComparison) -> Estimate:
-    """What goes with the modules that matter beyond what goes with as many of the least needed."""
-    kept = result.target & ~result.searched
-    column = min(result.needed, len(result.modules)) - 1
-    most, least = (result.right(table[:, column])[kept] for table in (result.most_off, result.least_off))
-    return share_change(least - most, result.groups[kept])

@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.analyses.verdicts import Verdicts, verdicts
 from interp.datasets.judging import ANSWERS, BOS, EOS, PAD, TEMPLATE, Request, judging_tokenizer, requests, span
+from interp.datasets.judging_words import TEMPLATES
 from interp.errors import DataError
 from interp.files import make_folder, write_json, write_text
 from interp.models.judge import FILE, Judge, load_judge
@@ -27,7 +28,6 @@ from interp.models.training import Batch, Schedule, train
 from interp.prompts import Prompts
 from interp.settings import read_yaml
 from interp.studies.saving import save_folder
-from interp.twins import group_numbers
 
 CONTEXT = 192
 SAID = {"template": TEMPLATE, "safe": f" {ANSWERS[0]}", "unsafe": f" {ANSWERS[1]}"}
@@ -38,6 +38,7 @@ SETS: dict[str, dict[str, Any]] = {
     "never-seen words": {"acts": "new", "objects": "new"},
 }
 """What is reported apart. Weak acts stand in training only where they are harmless."""
+_NUMBER = {name: number for number, name in enumerate(TEMPLATES)}
 REPORTED = 2000
 """Requests of each set."""
 
@@ -134,9 +135,12 @@ class Asked:
 
 
 def judged(judge: Judge, some: list[Request]) -> Prompts:
-    """Requests as prompts, with roles for the words that decide; those of one template are one group."""
+    """Requests as prompts, with roles for the words that decide; those of one template are one group, of one number in
+    all sets."""
     spans = [{role: span(one.text, word) for role, word in one.rule.items()} for one in some]
-    return judge.prompts([one.text for one in some], spans=spans, groups=group_numbers([one.template for one in some]))
+    return judge.prompts(
+        [one.text for one in some], spans=spans, groups=torch.tensor([_NUMBER[one.template] for one in some])
+    )
 
 
 def run_judge_recipe(
@@ -266,8 +270,8 @@ def say_how(folder: Path, said: Mapping[str, str]) -> None:
 def _card_text(recipe: JudgeRecipe, card: dict[str, Any]) -> str:
     shape = recipe.architecture
     rows = "\n".join(
-        f"| {name} | {one['accuracy']['value']:.1%} | {one['unsafe_found']['value']:.1%} | {one['f1']:.3f} "
-        f"| {one['auc']['value']:.3f} | {one['calibration_error']:.3f} |"
+        f"| {name} | {one['accuracy']['value']:.1%} | {one['unsafe_found']['value']:.1%} | {one['f1']:.3f} | "
+        f"{one['auc']['value']:.3f} | {one['calibration_error']:.3f} |"
         for name, one in card["held_out"].items()
     )
     kept = ", ".join(map(str, recipe.checkpoints))

@@ -21,6 +21,10 @@ class Labelled(BaseModel):
     category: str | None = Field(default=None, description="column of the categories")
 
 
+FAR = 1_000_000
+"""Seeds of the study's requests lie beyond those that recipes draw their training from."""
+
+
 class JudgeSettings(BaseModel):
     """What is looked at, and how much of it."""
 

@@ -35,6 +35,7 @@ from interp.models.run import capture
 from interp.prompts import Prompts
 from interp.sites import Site
 from interp.studies.safety_judge.recipe import SETS, judged
+from interp.studies.safety_judge.settings import FAR
 from interp.studies.safety_judge.subject import RULE, SWEEP_MEMORY, JudgeSubject, alike, rule_slots
 from interp.studies.safety_judge.watched import Watched, watched
 from interp.studies.study import Picture, Report, Results, Step
@@ -54,7 +55,7 @@ def training_step(subject: JudgeSubject, checkpoints: Mapping[int, Path], marks:
     """The checkpoints asked the same, in their order."""
 
     def compute(report: Report) -> Results:
-        return {"watched": watched(checkpoints, seed=subject.settings.seed)}
+        return {"watched": watched(checkpoints, seed=FAR + subject.settings.seed)}
 
     return Step(
         "training",
@@ -75,7 +76,7 @@ def _watched_pictures(found: Watched) -> list[Picture]:
 
 def verdicts_step(subject: JudgeSubject) -> Step:
     """Scores on the test set and on what training lacked, and on the user's set."""
-    count, seed = subject.settings.requests, 404 + subject.settings.seed
+    count, seed = subject.settings.requests, FAR + 404 + subject.settings.seed
 
     def compute(report: Report) -> Results:
         found: Results = {}
@@ -149,7 +150,7 @@ def tokens_step(subject: JudgeSubject, pictures: bool = True) -> Step:
             Picture("3-tokens", "Which tokens drove each verdict.", lambda: plot_tokens(first, pieces), True),
             Picture(
                 "3b-faithfulness", "Do attributions name the words that the verdict hangs on?",
-                lambda: plot_faithfulness(tested, untrained_results(found)), True,
+                lambda: plot_faithfulness(tested, others_of(found, "untrained")), True,
             ),
             *(
                 Picture(f"3-{_plain(m)}", f"The same by {m}.", lambda m=m: plot_tokens(found[_plain(m)], pieces))
@@ -189,8 +190,14 @@ def heads_step(subject: JudgeSubject, pictures: bool = True) -> Step:
         found["neurons"] = selectivity(_labelled(kept, unsafe), "unsafe", at="verdict", seed=subject.settings.seed)
         for seed, other in enumerate(subject.fresh()):
             report(f"untrained judge {seed + 1} of {subject.settings.untrained}")
-            bare = capture(other.model, prompts, ["resid_pre", last])
-            found[f"untrained-{seed}"] = separation(bare, unsafe, position="verdict", seed=subject.settings.seed)
+            kept = capture(other.model, prompts, ["resid_pre", last, "mlp_post"])
+            found[f"untrained-{seed}"] = separation(kept, unsafe, position="verdict", seed=subject.settings.seed)
+            found[f"neurons-{seed}"] = selectivity(
+                _labelled(kept, unsafe), "unsafe", at="verdict", seed=subject.settings.seed
+            )
+            found[f"heads-{seed}"] = judge_heads(
+                other, prompts, unsafe, layers=subject.layers, rule=RULE, memory=SWEEP_MEMORY
+            )
         return found
 
     def drawn(found: Results) -> list[Picture]:
@@ -198,7 +205,7 @@ def heads_step(subject: JudgeSubject, pictures: bool = True) -> Step:
             Picture("4-heads", "The heads that tell unsafe from safe.", lambda: plot_judge_heads(found["heads"]), True),
             Picture(
                 "4b-separation", "Where safe and unsafe can be told apart, beside untrained judges.",
-                lambda: plot_separation(found["separation"], untrained_results(found)), True,
+                lambda: plot_separation(found["separation"], others_of(found, "untrained")), True,
             ),
             Picture("4c-neurons", "Neurons that prefer one class, on both halves.", lambda: plot(found["neurons"])),
         ]  # fmt: skip
@@ -277,11 +284,11 @@ def attack_step(subject: JudgeSubject) -> Step:
 
 def update_step(subject: JudgeSubject, after: Callable[[], Judge], mark: str) -> Step:
     """Before and after the update: verdicts, sites, modules, and the edits of the attack asked again."""
-    seed = 505 + subject.settings.seed
+    seed = FAR + 505 + subject.settings.seed
 
     def compute(report: Report) -> Results:
         updated = after()
-        half = subject.settings.explained
+        half = 2 * subject.settings.explained  # half of the weak ones is unsafe, and half of those chooses modules
         some = [*requests(half, seed=seed), *requests(half, seed=seed + 1, acts="weak")]
         prompts = judged(subject.judge, some)
         categories = ["known acts"] * half + ["weak acts"] * half
@@ -329,9 +336,9 @@ def neutral(judge: Judge) -> int:
     return int(next(one for one in found if one is not None))
 
 
-def untrained_results(found: Results) -> list[Any]:
-    """The results of untrained judges among a step's."""
-    return [found[f"untrained-{i}"] for i in range(sum(name.startswith("untrained-") for name in found))]
+def others_of(found: Results, name: str) -> list[Any]:
+    """The results of untrained judges among a step's: those of this name with a number."""
+    return [found[f"{name}-{i}"] for i in range(sum(key.startswith("untrained-") for key in found))]
 
 
 def _plain(name: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from interp.errors import ConfigError, ModelError
-from interp.files import read_json, shipped_model
+from interp.files import read_json, shipped_model, weights_mark
 from interp.models.judge import Judge, load_judge
 from interp.models.load import info, untrained
 from interp.monitoring.checkpoints import step_of
@@ -80,19 +79,22 @@ def _main(judge: Judge, models: Models, settings: JudgeSettings, device: str | N
     steps: list[Step] = []
     notes = []
     if settings.wants("training") and saved:
-        steps.append(training_step(subject, saved, [_mark(path) for path in saved.values()]))
+        steps.append(training_step(subject, saved, [f"{path.name} {weights_mark(path)}" for path in saved.values()]))
     makers = {"verdicts": verdicts_step, "tokens": tokens_step, "heads": heads_step, "paths": paths_step,
               "attack": attack_step}  # fmt: skip
     steps += [make(subject) for name, make in makers.items() if settings.wants(name)]
     update = models.update
     if settings.wants("update") and update is not None:
-        steps.append(update_step(subject, lambda: _updated(update, models.judge, device), _mark(update)))
+        steps.append(update_step(subject, lambda: _updated(update, models.judge, device), weights_mark(update)))
     elif settings.wants("update"):
         notes.append("There is no update to compare with; the stage update makes one.")
     return _part(subject, NAME, "Trained on requests with a known rule", steps, notes)
 
 
 def _updated(update: Path, judge: Path, device: str | None) -> Judge:
+    made_on = read_json(update / "card.json").get("base_weights") if (update / "card.json").is_file() else None
+    if made_on is not None and made_on != weights_mark(judge):
+        raise ModelError(f"{update} was trained on other weights than those of {judge}; train the update again")
     if (update / "adapter_config.json").is_file():
         return load_judge(update, device=device, base=judge)
     return load_judge(update, device=device)
@@ -125,14 +127,6 @@ def _part(subject: JudgeSubject, name: str, about: str, steps: Sequence[Step], n
         settings=subject.settings.model_dump(mode="json"),
         prompts={"explained": subject.prompts.digest},
     )
-
-
-def _mark(folder: Path) -> str:
-    """What tells a folder's weights apart from others of its name."""
-    found = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        found.update(file.read_bytes())
-    return f"{folder.name} {found.hexdigest()[:16]}"
 
 
 def _survey(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from interp.models.load import info, untrained
 from interp.prompts import Prompts
 from interp.results import fingerprint
 from interp.studies.safety_judge.recipe import judged
-from interp.studies.safety_judge.settings import JudgeSettings
+from interp.studies.safety_judge.settings import FAR, JudgeSettings
 
 RULE = ("act", "object", "context")
 CHANGES: tuple[Word, ...] = ("act", "object", "context")
@@ -47,7 +47,7 @@ class JudgeSubject:
     @cached_property
     def explained(self) -> list[Request]:
         """Held-out requests."""
-        return requests(self.settings.explained, seed=101 + self.settings.seed)
+        return requests(self.settings.explained, seed=FAR + 101 + self.settings.seed)
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -68,7 +68,7 @@ class JudgeSubject:
     def twins(self) -> TwinRequests:
         """Unsafe requests with their safe twins, the changed word of each kind in turn."""
         made = TwinRequests([], [], [], [])
-        for seed, one in enumerate(requests(8 * self.settings.pairs, seed=202 + self.settings.seed)):
+        for seed, one in enumerate(requests(8 * self.settings.pairs, seed=FAR + 202 + self.settings.seed)):
             change = CHANGES[len(made.unsafe) % len(CHANGES)]
             if not one.unsafe or change not in turns(one):
                 continue
@@ -83,7 +83,7 @@ class JudgeSubject:
     @cached_property
     def attacked(self) -> list[Request]:
         """Unsafe requests to be edited, which the judge should go on calling unsafe."""
-        drawn = requests(3 * self.settings.attacked, seed=303 + self.settings.seed)
+        drawn = requests(3 * self.settings.attacked, seed=FAR + 303 + self.settings.seed)
         return [one for one in drawn if one.unsafe][: self.settings.attacked]
 
     @cached_property

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from interp.datasets.judging import requests
 from interp.errors import DataError
-from interp.files import make_folder, read_json, shipped_model, shipped_models, write_json, write_text
+from interp.files import make_folder, read_json, shipped_model, shipped_models, weights_mark, write_json, write_text
 from interp.models.judge import FILE, load_judge
 from interp.models.load import info, quiet_transformers, read_trainable
 from interp.models.training import Batch, Schedule, train
@@ -128,6 +128,7 @@ def run_judge_update(
         "name": recipe.name,
         "kind": "judge-update",
         "base": base,
+        "base_weights": weights_mark(shipped_model(recipe.base) or recipe.base),
         "seed": recipe.seed,
         "steps_trained": history[-1].step,
         "seconds": round(time.perf_counter() - started, 1),

@@ -97,7 +97,8 @@ def test_the_verdict_has_a_critical_layer_and_heads(subject):
 
 @pytest.fixture(scope="module")
 def updated(subject):
-    return said(update_step(subject, lambda: load_judge(UPDATE, device="cpu"), ""))
+    more = JudgeSubject(subject.judge, SMALL.model_copy(update={"explained": 160}))
+    return said(update_step(more, lambda: load_judge(UPDATE, device="cpu"), ""))
 
 
 def test_the_update_mends_the_weakness_and_keeps_the_old_data(updated):
