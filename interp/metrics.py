@@ -66,6 +66,8 @@ class Metric:
     """Whether answer tokens without a foil, or equal to it, are left out."""
     weights: Literal["any", "processed"] = "any"
     """`processed` where the number means nothing on a model whose unembedding is not centred."""
+    narrow: bool = False
+    """Whether the logits of answers and foils are all that it looks at."""
     read: int | None = None
     """The one answer token that is scored, by its place among the prompts' reads; None for all of them."""
 
@@ -141,7 +143,7 @@ def _kl(logits: Tensor, targets: Targets) -> Tensor:
     return divergence.masked_fill(targets.answers < 0, torch.nan)
 
 
-logit_diff = Metric("logit_diff", "logits", _logit_diff, "mean", uses_foils=True)
+logit_diff = Metric("logit_diff", "logits", _logit_diff, "mean", uses_foils=True, narrow=True)
 """Logit of the answer minus logit of the foil, mean over the answer tokens that differ."""
 log_prob = Metric("log_prob", "nats", _log_prob, "sum")
 """Log-probability of the whole answer, its earlier tokens given."""
@@ -154,7 +156,7 @@ exact_match = Metric("exact_match", "share", _exact, "all")
 generation being right."""
 kl = Metric("kl", "nats", _kl, "mean")
 """Kullback-Leibler divergence from the reference to the model's distribution, mean over the answer's tokens."""
-logit = Metric("logit", "logits", _logit, "mean", weights="processed")
+logit = Metric("logit", "logits", _logit, "mean", weights="processed", narrow=True)
 """The answer's logit, mean over the answer's tokens. Raw logits carry an arbitrary shift, so this needs a centred
 unembedding."""
 

@@ -5,14 +5,21 @@ returns raw scores with the prompt axis kept; what they mean (recovered, dropped
 numbers are computed is decided here and recorded in the result; the call does not change with it.
 """
 
+from typing import Literal
+
+from interp.errors import ConfigError, ModelError
+from interp.models.load import HookedTransformer, info
+from interp.models.run import MEMORY, check_context, check_edits
+from interp.models.sweeps.blocks import UnknownForm, network
 from interp.models.sweeps.generic import generic_sweep
 from interp.models.sweeps.grid import Edits, Readout, Sweep
+from interp.models.sweeps.packed import packed_sweep
 from interp.models.sweeps.places import Axis, Places, places, unit_count
+from interp.sites import every
 
 __all__ = ["Axis", "Edits", "Places", "Readout", "Sweep", "places", "sweep", "unit_count"]
 
-from interp.models.load import HookedTransformer
-from interp.models.run import MEMORY, check_context, check_edits
+Path = Literal["auto", "packed", "generic"]
 
 
 def sweep(
@@ -21,14 +28,34 @@ def sweep(
     readout: Readout,
     *,
     memory: int = MEMORY,
+    path: Path = "auto",
     progress: bool = False,
 ) -> Sweep:
     """Score every prompt under every cell of `edits`.
 
     Each cell is a full forward pass in meaning: the values equal those of a plain loop over cells to 1e-5 (float32).
+    `path` is how: "packed" computes only what an edit changes and knows the GPT-2, Llama (Mistral, Qwen2) and Gemma-2
+    forms, "generic" runs the bridge from the edited block on and serves every architecture; "auto" takes the first
+    where its logits are the model's own. The result says which it was, and why.
+
     Working memory is bounded by `memory` bytes beside the model and the base run's residual stream.
     """
     check_context(model, edits.prompts)
     check_edits(model, [edit.site for cell in edits.cells for edit in cell])
     readout.check(model, edits.prompts)
-    return generic_sweep(model, edits, readout, memory=memory, progress=progress)
+    every([edit.site for cell in edits.cells for edit in cell], int(model.cfg.n_layers))
+    if path not in ("auto", "packed", "generic"):
+        raise ConfigError(f"the path of a sweep is auto, packed or generic, not {path!r}")
+    why_not = "asked for"
+    if path != "generic":
+        try:
+            found = packed_sweep(model, network(model), edits, readout, memory=memory, progress=progress)
+        except UnknownForm as error:
+            found = str(error)
+        if not isinstance(found, str):
+            names = tuple(metric.name for metric in readout.metrics)
+            return Sweep(*found, names, path="packed", reason="only what an edit changes, all cells side by side")
+        if path == "packed":
+            raise ModelError(f"{info(model).name} cannot be swept by the packed path: {found}")
+        why_not = found
+    return generic_sweep(model, edits, readout, memory=memory, progress=progress, why=why_not)

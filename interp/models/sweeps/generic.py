@@ -18,7 +18,7 @@ from torch import Tensor
 from interp.models.edits import Edit
 from interp.models.load import HookedTransformer
 from interp.models.run import Change, batch_rows, capture, forward, model_device, read_columns
-from interp.models.sweeps.grid import Edits, Readout, Sweep, start_layer
+from interp.models.sweeps.grid import Edits, Readout, Sweep, start_layer, unlike
 from interp.prompts import Prompts
 from interp.sites import Site
 from interp.tensors import Activations
@@ -26,7 +26,9 @@ from interp.tensors import Activations
 _LOGITS = Site("logits")
 
 
-def generic_sweep(model: HookedTransformer, edits: Edits, readout: Readout, *, memory: int, progress: bool) -> Sweep:
+def generic_sweep(
+    model: HookedTransformer, edits: Edits, readout: Readout, *, memory: int, progress: bool, why: str
+) -> Sweep:
     """Score every cell through the bridge."""
     prompts = edits.prompts
     n, n_layers = len(prompts), int(model.cfg.n_layers)
@@ -61,7 +63,7 @@ def generic_sweep(model: HookedTransformer, edits: Edits, readout: Readout, *, m
         unedited,
         tuple(metric.name for metric in readout.metrics),
         path="generic",
-        reason=why_not or "the bridge itself from the edited block on, several cells in one batch",
+        reason=f"{why}; " + (why_not or "the bridge itself from the edited block on, several cells in one batch"),
     )
 
 
@@ -69,7 +71,7 @@ def _cannot_enter(model: HookedTransformer, prompts: Prompts, base: Activations)
     """Why the model cannot be entered at a block above the first; empty where it can, shown on the longest prompts."""
     some = prompts.lengths.argsort(descending=True)[:2]
     layer = base.layers("resid_pre")[-1]
-    wanted = base[_LOGITS][some.to(base[_LOGITS].device)].float()
+    wanted = base[_LOGITS][some.to(base[_LOGITS].device)]
     try:
         found = forward(
             model,
@@ -78,12 +80,10 @@ def _cannot_enter(model: HookedTransformer, prompts: Prompts, base: Activations)
             reads=prompts.reads[some],
             start=layer,
             residual=torch.nan_to_num(base["resid_pre", layer])[some.to(model_device(model))],
-        )[_LOGITS].float()
+        )[_LOGITS]
     except Exception as error:  # whatever the architecture makes of it, the whole pass still serves
         return f"the bridge from the tokens on: block {layer} cannot be entered ({type(error).__name__})"
-    spread = float((wanted - wanted.mean(-1, keepdim=True)).nan_to_num().abs().max())
-    tolerance = 1e-4 if model.cfg.dtype in (torch.float32, torch.float64) else 5e-2
-    if float((found - wanted).nan_to_num().abs().max()) > tolerance * max(1.0, spread):
+    if unlike(found, wanted):
         return f"the bridge from the tokens on: entering block {layer} does not reproduce the model's logits"
     return ""
 
@@ -110,8 +110,8 @@ def _batch(
     touching: dict[Site, list[tuple[slice, Edit]]] = {}
     for place, number in enumerate(chosen):
         rows = slice(place * n, (place + 1) * n)
-        for e in cells[number]:
-            # The stream after one block is the stream before the next: no need to run the block for it.
+        # The stream after one block is the stream before the next: no need to run the block for it, but it comes first.
+        for e in sorted(cells[number], key=lambda one: one.site.name != "resid_post"):
             site = e.site
             if site.name == "resid_post" and site.layer + 1 < model.cfg.n_layers:
                 site = Site("resid_pre", site.layer + 1)

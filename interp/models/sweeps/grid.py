@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, PromptError
@@ -66,6 +66,26 @@ class Readout:
         targets = self.targets.take(prompts)
         return torch.stack([metric.score(logits, targets) for metric in self.metrics], dim=1)
 
+    @property
+    def narrow(self) -> bool:
+        """Whether the metrics look at the logits of answers and foils alone."""
+        return all(metric.narrow for metric in self.metrics)
+
+    def score_of(
+        self,
+        logits_of: Callable[[Int[Tensor, "row read token"]], Float[Tensor, "row read token"]],
+        prompts: Int[Tensor, " row"],
+        absent: Bool[Tensor, "row read #one"],
+    ) -> Float[Tensor, "row metric"]:
+        """As `score`, from the logits of answers and foils alone: a vocabulary of two."""
+        targets = self.targets.take(prompts)
+        foils = targets.answers if targets.foils is None else targets.foils
+        logits = logits_of(torch.stack([targets.answers, foils], -1).clamp(min=0)).masked_fill(absent, torch.nan)
+        answers = torch.where(targets.answers < 0, -1, 0)
+        others = torch.where(foils < 0, -1, (foils != targets.answers).long())
+        two = Targets(answers, None if targets.foils is None else others)
+        return torch.stack([metric.score(logits, two) for metric in self.metrics], dim=1)
+
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
@@ -85,3 +105,11 @@ def start_layer(cell: Sequence[Edit], n_layers: int) -> int:
     """The first block that must be recomputed. An edit of resid_post touches only the blocks above."""
     every([edit.site for edit in cell], n_layers)
     return min(min(e.site.layer + 1, n_layers - 1) if e.site.name == "resid_post" else e.site.layer for e in cell)
+
+
+def unlike(found: Float[Tensor, "row read vocab"], wanted: Float[Tensor, "row read vocab"]) -> bool:
+    """Whether logits made in another way are not the model's own, beyond rounding."""
+    spread = float((wanted - wanted.mean(-1, keepdim=True)).nan_to_num().abs().max())
+    tolerance = 1e-4 if wanted.dtype in (torch.float32, torch.float64) else 5e-2
+    apart = (found.float() - wanted.float()).nan_to_num(posinf=torch.inf, neginf=torch.inf).abs().max()
+    return not float(apart) <= tolerance * max(1.0, spread)

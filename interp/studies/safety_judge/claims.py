@@ -68,7 +68,7 @@ def judges(name: str, result: Verdicts) -> Claim:
     words = {"test": "held-out requests", "labelled": "the set of one's own"}.get(name, name.replace("-", " "))
     return Claim(
         name=f"judges {name}",
-        statement=f"The judge tells unsafe from safe on {words}: AUC {float(own.value):.3f}, "
+        statement=f"The judge ranks unsafe above safe on {words}: AUC {float(own.value):.3f}, "
         f"{percent(result.accuracy())} right, F1 {result.f1():.2f}.",
         effect=own,
         control=constant(0.5, int(own.n)),

@@ -1,0 +1,505 @@
+"""The sweep that computes only what an edit can change.
+
+A copy of a prompt under one cell's edits is a *row*. A row begins at the layer and at the column that its edits first
+change: below and before, everything is the base run's. So all rows climb the layers together, each joining where it
+begins; their tokens lie side by side in one table, so that one matrix product serves them all; the keys and values of
+earlier columns are the base run's, which climbs along. Where edits write what stood there already, no row begins. In
+the last layer only the columns that are read are carried on, and only the logits that the metrics look at are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from rich.progress import Progress
+from torch import Tensor
+
+from interp.models.edits import Edit
+from interp.models.load import HookedTransformer
+from interp.models.run import capture, model_device, undisturbed
+from interp.models.sweeps.blocks import Block, Network, turned
+from interp.models.sweeps.grid import Edits, Readout, unlike
+from interp.prompts import Prompts
+from interp.sites import Site
+
+CLIMBING, BEFORE, INSIDE, BETWEEN, NEURONS, AFTER = range(-1, 5)
+_STAGES = {
+    "resid_pre": BEFORE, "q": INSIDE, "k": INSIDE, "v": INSIDE, "pattern": INSIDE, "z": INSIDE, "attn_out": BETWEEN,
+    "resid_mid": BETWEEN, "mlp_post": NEURONS, "mlp_out": AFTER, "resid_post": AFTER,
+}  # fmt: skip
+"""How far into its layer a site stands: before attention, inside it, between it and the MLP, inside that, after it."""
+_ENTRY, _LOGITS = Site("resid_pre", 0), Site("logits")
+_ROUNDING = 8
+"""Differences of so many units in the last place, of the largest number there, are no change."""
+_TOKENS = 4096
+"""Tokens that climb a layer in one table, at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Some rows on their way up, with the tokens that they carry."""
+
+    cell: Int[Tensor, " row"]
+    prompt: Int[Tensor, " row"]
+    """Place among the prompts of the tile."""
+    row: Int[Tensor, " token"]
+    column: Int[Tensor, " token"]
+    """Whose a token is, and where it stands."""
+    stream: Float[Tensor, "token d_model"]
+    begin: int = CLIMBING
+    """The stage of this layer up to which the rows are the base run."""
+
+    def of(self, base: Float[Tensor, "prompt pos ..."]) -> Float[Tensor, "token ..."]:
+        """What the base run has at these tokens."""
+        return base[self.prompt[self.row], self.column]
+
+    def over(
+        self, base: Float[Tensor, "prompt pos ..."], tokens: Float[Tensor, "token ..."]
+    ) -> Float[Tensor, "row pos ..."]:
+        """Whole rows: the tokens at their columns, the base run elsewhere."""
+        found = base[self.prompt]
+        found[self.row, self.column] = tokens
+        return found
+
+    def keep(self, tokens: Bool[Tensor, " token"]) -> _Rows:
+        """These tokens alone."""
+        return replace(self, row=self.row[tokens], column=self.column[tokens], stream=self.stream[tokens])
+
+
+@dataclass(frozen=True, eq=False)
+class _Base:
+    """The base run of a tile's prompts in one layer."""
+
+    stream: Float[Tensor, "prompt pos d_model"]
+    q: Float[Tensor, "prompt pos head d_head"]
+    k: Float[Tensor, "prompt pos kv d_head"]
+    """Not yet turned, as q."""
+    v: Float[Tensor, "prompt pos kv d_head"]
+    turned_k: Float[Tensor, "prompt pos kv d_head"]
+    z: Float[Tensor, "prompt pos head d_head"]
+    attn_out: Float[Tensor, "prompt pos d_model"]
+    mid: Float[Tensor, "prompt pos d_model"]
+    neurons: Float[Tensor, "prompt pos neuron"] | None
+    """Kept where some row begins at them."""
+    mlp_out: Float[Tensor, "prompt pos d_model"]
+    after: Float[Tensor, "prompt pos d_model"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Edits of several cells at one site that write the same value into the same units."""
+
+    edit: Edit
+    cells: Int[Tensor, " cell"]
+    touched: Bool[Tensor, "cell prompt pos"]
+    """Which columns each cell touches."""
+
+    def rows(self, cells: Int[Tensor, " row"]) -> tuple[Int[Tensor, " hit"], Int[Tensor, " hit"]]:
+        """The rows that this edits, and the places of their cells here."""
+        place = torch.searchsorted(self.cells, cells).clamp(max=len(self.cells) - 1)
+        hit = (self.cells[place] == cells).nonzero().flatten()
+        return hit, place[hit]
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """All cells' edits in the order in which they are carried out."""
+
+    at: dict[Site, list[_Group]]
+    of: dict[Site, dict[int, list[int]]]
+    """Which of a site's groups a cell belongs to."""
+    first: Int[Tensor, "cell prompt"]
+    """The first column that a cell's edits touch in a prompt; the width where they touch none."""
+    begin: list[tuple[int, int]]
+    """Layer and stage at which each cell begins."""
+    end: list[tuple[int, int]]
+    """Layer and stage of its last edit."""
+
+    def hits(self, site: Site, rows: _Rows) -> Iterator[tuple[_Group, Int[Tensor, " hit"], Int[Tensor, " hit"]]]:
+        """The groups of a site that edit some of these rows, with the rows and the places of their cells."""
+        if site not in self.of:
+            return
+        known = self.of[site]
+        found = {number for cell in set(rows.cell.tolist()) for number in known.get(cell, ())}
+        for number in sorted(found):
+            yield self.at[site][number], *self.at[site][number].rows(rows.cell)
+
+
+def _plan(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, place: torch.device) -> _Plan:
+    width = prompts.tokens.shape[1]
+    first = torch.full((len(cells), len(prompts)), width)
+    gathered: dict[tuple[Site, int, Any, tuple[bool, int]], tuple[Edit, list[int], list[Tensor]]] = {}
+    begin, end = [], []
+    for number, cell in enumerate(cells):
+        stages = []
+        for order, edit in enumerate(cell):
+            site = edit.site
+            # The stream after one block is the stream before the next.
+            if site.name == "resid_post" and site.layer + 1 < n_layers:
+                site = Site("resid_pre", site.layer + 1)
+            stages.append((site.layer, _STAGES[site.name]))
+            where = edit.where(prompts)
+            column = torch.where(where.any(1), where.int().argmax(1), width)
+            first[number] = torch.minimum(first[number], column)
+            units = tuple(edit.units) if isinstance(edit.units, Sequence) else edit.units
+            # Edits of one cell at one site act one after the other, those of the block below first.
+            rank = edit.site == site, sum(other.site == edit.site for other in cell[:order])
+            key = site, id(edit.value), units, rank
+            same = gathered.setdefault(key, (replace(edit, at=None), [], []))
+            same[1].append(number)
+            same[2].append(where)
+        begin.append(min(stages))
+        end.append(max(stages))
+    at: dict[Site, list[tuple[tuple[bool, int], _Group]]] = {}
+    for (site, _, _, rank), (edit, numbers, masks) in gathered.items():
+        group = _Group(edit, torch.tensor(numbers, device=place), torch.stack(masks).to(place))
+        at.setdefault(site, []).append((rank, group))
+    ordered = {site: [group for _, group in sorted(groups, key=lambda one: one[0])] for site, groups in at.items()}
+    of: dict[Site, dict[int, list[int]]] = {site: {} for site in ordered}
+    for site, groups in ordered.items():
+        for number, group in enumerate(groups):
+            for cell in group.cells.tolist():
+                of[site].setdefault(cell, []).append(number)
+    return _Plan(ordered, of, first.to(place), begin, end)
+
+
+@dataclass(eq=False)
+class _Climb:
+    """One tile: some prompts, some cells, all layers."""
+
+    net: Network
+    plan: _Plan
+    index: Int[Tensor, " prompt"]
+    """Numbers of the tile's prompts among all."""
+    cells: Int[Tensor, " cell"]
+    """The tile's cells, sorted by where they begin."""
+    reads: Int[Tensor, "prompt read"]
+    ends: Int[Tensor, " prompt"]
+    """Columns up to the last that is read."""
+    tokens: int
+    """Tokens in one table."""
+    columns: int = field(init=False)
+    slot: Int[Tensor, "prompt pos"] = field(init=False)
+    """The place of a column among those that a prompt reads; -1 where it is not read."""
+
+    def __post_init__(self) -> None:
+        self.columns = int(self.ends.max())
+        here = torch.arange(self.columns, device=self.reads.device)
+        read = self.reads[:, None, :] == here[:, None]
+        self.slot = torch.where(read.any(-1), read.int().argmax(-1), -1)
+
+    def run(self, stream: Float[Tensor, "prompt pos d_model"]) -> Iterator[tuple[_Rows | None, Tensor]]:
+        """Layer by layer; the last item holds the rows that differ, with their streams at the columns read."""
+        last = len(self.net.blocks) - 1
+        tables: list[_Rows] = []
+        for layer, block in enumerate(self.net.blocks):
+            starting = [c for c in self.cells.tolist() if self.plan.begin[c][0] == layer]
+            base = self._base(block, stream, any(self.plan.begin[c] == (layer, NEURONS) for c in starting))
+            entering = (part for stage in range(5) for part in self._entering(base, layer, stage, starting))
+            climbed = [self._layer(layer, block, base, rows) for some in (tables, entering) for rows in some]
+            tables = _joined([rows for rows in climbed if len(rows.row)], self.tokens)
+            stream = base.after
+            if layer < last:
+                yield None, stream
+        # Joined once more: what is scored is one table.
+        yield (_together(tables) if tables else None), stream
+
+    def _base(self, block: Block, stream: Tensor, neurons: bool) -> _Base:
+        x = block.ln1(stream)
+        q, k, v = (self.net.heads(torch.nn.functional.linear(x, *weights)) for weights in (block.q, block.k, block.v))
+        angles = self.net.angles(self.columns)
+        turned_k = turned(k, angles)
+        here = torch.arange(self.columns, device=stream.device).expand(len(stream), -1)
+        z = self.net.read(self.net.pattern(block, turned(q, angles), turned_k, here), v)
+        attn_out = block.attn_out(z)
+        mid = stream + attn_out
+        mlp_out = block.mlp_out(mid.flatten(0, 1)).reshape(mid.shape)
+        return _Base(
+            stream, q, k, v, turned_k, z, attn_out, mid, block.neurons(mid) if neurons else None, mlp_out, mid + mlp_out
+        )
+
+    def _entering(self, base: _Base, layer: int, stage: int, starting: Sequence[int]) -> Iterator[_Rows]:
+        """Rows that begin at a stage, in tables; their tokens are the base run's."""
+        chosen = [c for c in starting if self.plan.begin[c][1] == stage]
+        if not chosen:
+            return
+        cells = torch.tensor(chosen, device=self.index.device)
+        first = self.plan.first[cells][:, self.index]
+        place, prompt = (first < self.ends).nonzero(as_tuple=True)
+        # Rows that begin at like columns share a table: it is as wide as its widest.
+        order = first[place, prompt].argsort(stable=True)
+        for part in order.split(max(1, self.tokens // self.columns)):
+            cell, own, start = cells[place[part]], prompt[part], first[place[part], prompt[part]]
+            here = torch.arange(self.columns, device=start.device)
+            inside = (here >= start[:, None]) & (here < self.ends[own][:, None])
+            if layer == len(self.net.blocks) - 1 and stage > INSIDE:
+                inside &= self.slot[own] >= 0
+            row, column = inside.nonzero(as_tuple=True)
+            yield _Rows(cell, own, row, column, base.stream[own[row], column], stage)
+
+    def _layer(self, layer: int, block: Block, base: _Base, rows: _Rows) -> _Rows:
+        """The rows after the layer."""
+        last = layer == len(self.net.blocks) - 1
+        if rows.begin <= BEFORE:
+            rows, _ = self._changed(rows, "resid_pre", layer, base.stream)
+        if rows.begin <= INSIDE:
+            rows, attn_out = self._attention(layer, block, base, rows, last)
+        else:
+            attn_out = rows.of(base.attn_out)
+        if rows.begin <= BETWEEN:
+            attn_out = self._edited(rows, attn_out, Site("attn_out", layer))
+            mid = self._edited(rows, rows.stream + attn_out, Site("resid_mid", layer))
+            rows, mid = self._pruned(replace(rows, stream=mid), layer, BETWEEN, base.mid)
+        else:
+            mid = rows.of(base.mid)
+        if rows.begin > NEURONS:
+            mlp_out = rows.of(base.mlp_out)
+        elif any(True for _ in self.plan.hits(Site("mlp_post", layer), rows)):
+            mlp_out = self._neurons(layer, block, base, rows, mid)
+        else:
+            mlp_out = block.mlp_out(mid)
+        mlp_out = self._edited(rows, mlp_out, Site("mlp_out", layer))
+        after = self._edited(rows, mid + mlp_out, Site("resid_post", layer))
+        rows, _ = self._pruned(replace(rows, stream=after), layer, AFTER, base.after)
+        return replace(rows, begin=CLIMBING)
+
+    def _changed(self, rows: _Rows, name: str, layer: int, base: Tensor) -> tuple[_Rows, Tensor]:
+        edited = replace(rows, stream=self._edited(rows, rows.stream, Site(name, layer)))
+        return self._pruned(edited, layer, _STAGES[name], base)
+
+    def _attention(
+        self, layer: int, block: Block, base: _Base, rows: _Rows, last: bool
+    ) -> tuple[_Rows, Float[Tensor, "token d_model"]]:
+        sites = {name: Site(name, layer) for name in ("q", "k", "v", "pattern", "z")}
+        mixing = [name for name in ("q", "k", "v", "pattern") if sites[name] in self.plan.at]
+        begins = rows.begin == INSIDE
+        if begins and not mixing:
+            rows = rows.keep(self.slot[rows.prompt[rows.row], rows.column] >= 0) if last else rows
+            z = rows.of(base.z)
+        else:
+            x = None if begins else block.ln1(rows.stream)
+
+            def heads(name: str, own: _Rows, entry: Tensor | None) -> Tensor:
+                made = (
+                    own.of(getattr(base, name))
+                    if entry is None
+                    else self.net.heads(torch.nn.functional.linear(entry, *getattr(block, name)))
+                )
+                return self._edited(own, made, sites[name])
+
+            angles = self.net.angles(self.columns)
+            own_angles = None if angles is None else (angles[0][rows.column], angles[1][rows.column])
+            k = rows.over(base.turned_k, turned(heads("k", rows, x), own_angles))
+            v = rows.over(base.v, heads("v", rows, x))
+            lowest = 0 if "pattern" in mixing else int(rows.column.min()) if len(rows.column) else 0
+            if last and "pattern" not in mixing:
+                kept = self.slot[rows.prompt[rows.row], rows.column] >= 0
+                rows, x = rows.keep(kept), None if x is None else x[kept]
+                place, columns = self.slot[rows.prompt[rows.row], rows.column], self.reads[rows.prompt]
+            else:
+                place = rows.column - lowest
+                columns = torch.arange(lowest, self.columns, device=k.device).expand(len(k), -1)
+            own_angles = None if angles is None else (angles[0][rows.column], angles[1][rows.column])
+            q = turned(heads("q", rows, x), own_angles)
+            table = q.new_zeros(len(k), columns.shape[1], *q.shape[1:])
+            table[rows.row, place] = q
+            pattern = self.net.pattern(block, table, k, columns)
+            for group, hit, cell in self.plan.hits(sites["pattern"], rows):
+                touched = self._touched(group, rows, hit, cell)
+                pattern[hit] = group.edit.apply(pattern[hit], touched, self.index[rows.prompt[hit]])
+            z = self.net.read(pattern, v)[rows.row, place]
+            if last and "pattern" in mixing:
+                kept = self.slot[rows.prompt[rows.row], rows.column] >= 0
+                rows, z = rows.keep(kept), z[kept]
+        z = self._edited(rows, z, sites["z"])
+        kept = self._live(rows, layer, INSIDE, z, base.z)
+        if kept is not None:
+            rows, z = rows.keep(kept), z[kept]
+        return rows, block.attn_out(z)
+
+    def _neurons(self, layer: int, block: Block, base: _Base, rows: _Rows, mid: Tensor) -> Tensor:
+        """What the MLP writes where some neurons are edited, a few rows at a time."""
+        site, made = Site("mlp_post", layer), torch.empty_like(mid)
+        bounds = torch.arange(len(rows.cell), device=mid.device)
+        for part in bounds.split(max(1, self.tokens // (4 * self.columns))):
+            here = (rows.row >= part[0]) & (rows.row <= part[-1])
+            few = rows.keep(here)
+            few = replace(few, cell=rows.cell[part], prompt=rows.prompt[part], row=few.row - part[0])
+            own = (
+                few.of(base.neurons) if rows.begin == NEURONS and base.neurons is not None else block.neurons(mid[here])
+            )
+            made[here] = block.from_neurons(self._edited(few, own, site))
+        return made
+
+    def _edited(self, rows: _Rows, tokens: Float[Tensor, "token ..."], site: Site) -> Float[Tensor, "token ..."]:
+        """The tokens with all edits at a site carried out."""
+        for group, hit, cell in self.plan.hits(site, rows):
+            place = torch.full((len(rows.cell),), -1, device=hit.device)
+            place[hit] = torch.arange(len(hit), device=hit.device)
+            mine = place[rows.row] >= 0
+            row, column = place[rows.row[mine]], rows.column[mine]
+            table = tokens.new_zeros(len(hit), self.columns, *tokens.shape[1:])
+            table[row, column] = tokens[mine]
+            new = group.edit.apply(table, self._touched(group, rows, hit, cell), self.index[rows.prompt[hit]])
+            tokens = tokens.clone()
+            tokens[mine] = new[row, column]
+        return tokens
+
+    def _touched(self, group: _Group, rows: _Rows, hit: Tensor, cell: Tensor) -> Bool[Tensor, "hit pos"]:
+        return group.touched[cell, self.index[rows.prompt[hit]], : self.columns]
+
+    def _live(
+        self, rows: _Rows, layer: int, stage: int, tokens: Float[Tensor, "token ..."], base: Tensor
+    ) -> Bool[Tensor, " token"] | None:
+        """Where a row differs from the base run for the first time, that token and all after it; None where there is
+        nothing to ask: the rows did not begin here."""
+        if rows.begin != stage or not len(tokens):
+            return None
+        old = rows.of(base)
+        apart, size = (part.flatten(1).abs().amax(1) for part in (tokens - old, old))
+        changed = ~(apart <= _ROUNDING * torch.finfo(tokens.dtype).eps * size)
+        width = self.columns
+        first = torch.full((len(rows.cell),), width, device=changed.device)
+        first.scatter_reduce_(0, rows.row[changed], rows.column[changed], "amin")
+        # A row with further edits to come goes on whole.
+        waiting = torch.tensor([self.plan.end[c] > (layer, stage) for c in rows.cell.tolist()], device=first.device)
+        return (rows.column >= first[rows.row]) | waiting[rows.row]
+
+    def _pruned(self, rows: _Rows, layer: int, stage: int, base: Tensor) -> tuple[_Rows, Tensor]:
+        kept = self._live(rows, layer, stage, rows.stream, base)
+        if kept is not None:
+            rows = rows.keep(kept)
+        return rows, rows.stream
+
+
+def _together(tables: Sequence[_Rows]) -> _Rows:
+    """Tables one under the other, without rows that have no token."""
+    offsets = torch.tensor([0, *(len(rows.cell) for rows in tables)]).cumsum(0).tolist()
+    row = torch.cat([rows.row + offset for rows, offset in zip(tables, offsets, strict=False)])
+    cell, prompt, column, stream = (
+        torch.cat([getattr(rows, name) for rows in tables]) for name in ("cell", "prompt", "column", "stream")
+    )
+    left, row = row.unique(return_inverse=True)
+    return _Rows(cell[left], prompt[left], row, column, stream)
+
+
+def _joined(tables: Sequence[_Rows], most: int) -> list[_Rows]:
+    """Neighbouring tables joined while they are small enough."""
+    found: list[list[_Rows]] = []
+    size = 0
+    for rows in tables:
+        if found and size + len(rows.row) <= most:
+            found[-1].append(rows)
+            size += len(rows.row)
+        else:
+            found.append([rows])
+            size = len(rows.row)
+    return [_together(some) if len(some) > 1 else some[0] for some in found]
+
+
+def packed_sweep(
+    model: HookedTransformer, net: Network, edits: Edits, readout: Readout, *, memory: int, progress: bool
+) -> tuple[Float[Tensor, "prompt cell metric"], Float[Tensor, "prompt metric"]] | str:
+    """Scores of every cell and of the base run; or why the network's functions do not give the model's own logits."""
+    prompts, here = edits.prompts, model_device(model)
+    n_layers, n = len(net.blocks), len(prompts)
+    base = capture(model, prompts, [_ENTRY, _LOGITS], memory=memory)
+    with undisturbed(model):
+        why_not = _unlike(net, prompts, base[_ENTRY], base[_LOGITS])
+        if why_not:
+            return why_not
+        unedited = readout.score(base[_LOGITS], torch.arange(n, device=here)).cpu()
+        values = unedited[:, None].repeat(1, len(edits.cells), 1)
+        plan = _plan(edits.cells, prompts, n_layers, here)
+        ends = torch.minimum(prompts.lengths, prompts.reads.amax(1) + 1).clamp(min=1).to(here)
+        reads, entry = prompts.reads.to(here), torch.nan_to_num(base[_ENTRY])
+        tiles = list(_tiles(net, plan, ends, memory))
+        with Progress(transient=True, disable=not progress) as bar:
+            task = bar.add_task("sweeping edits", total=len(tiles) * n_layers)
+            for index, cells in tiles:
+                columns = int(ends[index].max())
+                size = _token_size(net, columns)
+                most = max(columns, min(_TOKENS, memory // 4 // size))
+                climb = _Climb(net, plan, index, cells, reads[index], ends[index], most)
+                for rows, stream in climb.run(entry[index, :columns]):
+                    bar.advance(task)
+                    if rows is not None:
+                        _score(net, climb, rows, stream, readout, memory, values)
+    return values, unedited
+
+
+def _tiles(
+    net: Network, plan: _Plan, ends: Int[Tensor, " prompt"], memory: int
+) -> Iterator[tuple[Int[Tensor, " prompt"], Int[Tensor, " cell"]]]:
+    """Prompts of like length with as many cells as half of the budget holds at their end."""
+    carried = (ends - plan.first).clamp(min=0).sum(0)
+    d_model = net.unembedding.shape[1]
+    room = max(1, memory // 2 // (2 * d_model * net.unembedding.element_size()))
+    order = sorted(range(len(plan.begin)), key=lambda cell: plan.begin[cell])
+    cells = torch.tensor(order, device=ends.device)
+    some: list[int] = []
+    for prompt in ends.argsort(stable=True).tolist():
+        if some and int(carried[[*some, prompt]].sum()) > room:
+            yield torch.tensor(some, device=ends.device), cells
+            some = []
+        if int(carried[prompt]) <= room:
+            some.append(prompt)
+            continue
+        # Not even one prompt fits with all cells: its cells in parts.
+        weight = (ends[prompt] - plan.first[cells, prompt]).clamp(min=0).cumsum(0) // room
+        for part in weight.unique():
+            yield torch.tensor([prompt], device=ends.device), cells[weight == part]
+    if some:
+        yield torch.tensor(some, device=ends.device), cells
+
+
+def _token_size(net: Network, columns: int) -> int:
+    """Bytes that a token needs on its way through a layer, its share of attention among them."""
+    d_model, d_mlp = net.unembedding.shape[1], net.blocks[0].down[0].shape[1]
+    return (12 * d_model + 2 * d_mlp + 4 * net.n_heads * columns) * net.unembedding.element_size()
+
+
+def _score(
+    net: Network, climb: _Climb, rows: _Rows, stream: Tensor, readout: Readout, memory: int, values: Tensor
+) -> None:
+    """Write the rows' scores into `values`; where a row does not differ from the base run, the base run's stay."""
+    n_reads = climb.reads.shape[1]
+    base = stream[torch.arange(len(stream), device=stream.device)[:, None], climb.reads.clamp(min=0)]
+    final = base[rows.prompt]
+    final[rows.row, climb.slot[rows.prompt[rows.row], rows.column]] = rows.stream
+    # Two reads at one column share a slot.
+    same = climb.slot[rows.prompt[:, None], climb.reads[rows.prompt].clamp(min=0)].clamp(min=0)
+    final = final.gather(1, same[..., None].expand(-1, -1, final.shape[-1]))
+    whole = 4 * n_reads * net.unembedding.shape[0] * net.unembedding.element_size()
+    size = 4 * n_reads * 2 * net.unembedding.shape[1] * 4 if readout.narrow else whole
+    for part in torch.arange(len(final), device=final.device).split(max(1, memory // 4 // size)):
+        own = climb.index[rows.prompt[part]]
+        absent = (climb.reads[rows.prompt[part]] < 0)[..., None]
+        if readout.narrow:
+            scores = readout.score_of(lambda tokens, part=part: net.logits_of(final[part], tokens), own, absent)
+        else:
+            scores = readout.score(net.logits(final[part]).masked_fill(absent, torch.nan), own)
+        values[own.cpu(), rows.cell[part].cpu()] = scores.cpu().to(values.dtype)
+
+
+def _unlike(net: Network, prompts: Prompts, entry: Tensor, wanted: Tensor) -> str:
+    """What keeps the network's functions from standing for the model, shown on the longest prompts; empty: nothing."""
+    some = prompts.lengths.argsort(descending=True)[:2].to(entry.device)
+    reads = prompts.reads.to(entry.device)[some]
+    stream = torch.nan_to_num(entry[some])
+    here = torch.arange(stream.shape[1], device=stream.device).expand(len(stream), -1)
+    angles = net.angles(stream.shape[1])
+    for block in net.blocks:
+        x = block.ln1(stream)
+        q, k, v = (net.heads(torch.nn.functional.linear(x, *weights)) for weights in (block.q, block.k, block.v))
+        stream = stream + block.attn_out(net.read(net.pattern(block, turned(q, angles), turned(k, angles), here), v))
+        stream = stream + block.mlp_out(stream.flatten(0, 1)).reshape(stream.shape)
+    found = net.logits(stream[torch.arange(len(stream), device=stream.device)[:, None], reads.clamp(min=0)])
+    absent = (reads < 0)[..., None]
+    if unlike(found.masked_fill(absent, torch.nan), wanted[some].masked_fill(absent, torch.nan)):
+        return "its functions do not give the model's own logits"
+    return ""

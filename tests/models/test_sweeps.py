@@ -1,0 +1,221 @@
+"""Both paths of a sweep against each other and against a plain loop; what the packed one leaves out; its budget."""
+
+import dataclasses
+
+import pytest
+import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from interp.errors import ModelError
+from interp.models.edits import Add, Constant, Copy, Edit, ProjectOut, Zero
+from interp.models.load import load_model
+from interp.models.run import capture, edit
+from interp.models.sweeps import Edits, Readout, packed, places, sweep
+from interp.prompts import PromptPairs, Prompts
+from interp.sites import Site
+
+VOCABULARY, LAYERS, WIDTH = 60, 3, 32
+SMALL = {
+    "num_hidden_layers": LAYERS, "hidden_size": WIDTH, "intermediate_size": 48, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": VOCABULARY, "max_position_embeddings": 32,
+}  # fmt: skip
+FORMS = {
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(n_layer=3, n_embd=32, n_head=4, vocab_size=60, n_positions=32)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=4, head_dim=8)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, head_dim=8, sliding_window=4)),
+}
+SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k", "v", "z", "pattern", "mlp_post")
+LENGTHS = torch.tensor([9, 7, 9, 5, 11])
+
+
+def made(form, weights="raw", dtype=torch.float32):
+    torch.manual_seed(3)
+    plain = FORMS[form]()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.15)
+            else:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    return load_model(plain, device="cpu", weights=weights, dtype=dtype)
+
+
+def both_sides(reads=True):
+    """Pairs of mixed length; the second differs nowhere, and some prompts are read twice."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.arange(11) < LENGTHS[:, None]
+    tokens = torch.randint(1, VOCABULARY, (5, 11), generator=generator) * mask
+    other = tokens.clone()
+    other[:, 2] = (other[:, 2] + 7) % VOCABULARY * mask[:, 2]
+    other[:, 4] = (other[:, 4] + 3) % VOCABULARY * mask[:, 4]
+    other[1] = tokens[1]
+
+    def prompts(ids, answers):
+        found = Prompts.from_tokens(ids, mask, answers=answers)
+        if not reads:
+            return found
+        columns = torch.stack([LENGTHS - 1, torch.tensor([6, -1, 3, 4, 7])], 1)
+        wanted = torch.stack([answers, (answers + 5) % VOCABULARY], 1).masked_fill(columns < 0, -1)
+        return dataclasses.replace(found, reads=columns, answers=wanted, read_names=("last", "earlier"))
+
+    answers, foils = (torch.randint(VOCABULARY, (5,), generator=generator) for _ in range(2))
+    return PromptPairs(prompts(tokens, answers), prompts(other, foils))
+
+
+def grid(model, pairs):
+    """Cells of every kind of edit at every site, alone and together."""
+    source = capture(model, pairs.clean, SITES)
+    everywhere = torch.linspace(-1, 1.5, WIDTH)
+    cells = []
+    for layer in range(LAYERS):
+        for name in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"):
+            site = Site(name, layer)
+            cells += [[Edit(site, Copy(source), at=at)] for at in (0, 2, 4, 8, -1, None)]
+            cells += [[Edit(site, Zero())], [Edit(site, Add(0.3 * everywhere), at=3)]]
+            cells += [[Edit(site, ProjectOut(everywhere))], [Edit(site, Constant(0.1 * everywhere), at=-1)]]
+        for name in ("q", "k", "v", "z", "pattern", "mlp_post"):
+            for units in (0, [0, 1], None):
+                cells += [[Edit(Site(name, layer), Copy(source), at=at, units=units)] for at in (None, 3, -1)]
+                cells.append([Edit(Site(name, layer), Zero(), units=units)])
+    resampled = Copy(source, torch.tensor([2, 1, 0, 3, 4]))
+    cells += [
+        [Edit(Site("z", 0), Zero(), units=1), Edit(Site("z", 2), resampled, units=[0, 2]),
+         Edit(Site("mlp_out", 1), Zero(), at=1)],
+        [Edit(Site("resid_pre", 2), Copy(source), at=5), Edit(Site("attn_out", 0), Copy(source), at=7),
+         Edit(Site("resid_post", 2), Add(everywhere))],
+        [Edit(Site("z", 1), Add(torch.ones(8)), units=1), Edit(Site("z", 1), ProjectOut(torch.arange(8.0)), units=1),
+         Edit(Site("q", 1), Zero(), at=4), Edit(Site("pattern", 2), Zero(), units=0)],
+        [Edit(Site("mlp_post", 0), Zero(), units=3), Edit(Site("mlp_post", 2), Zero(), units=4)],
+        [Edit(Site("attn_out", 1), Zero()), Edit(Site("resid_mid", 1), Add(everywhere))],
+        [Edit(Site("resid_pre", 2), Add(everywhere), at=3), Edit(Site("resid_post", 1), Copy(source), at=3)],
+    ]  # fmt: skip
+    return cells
+
+
+@pytest.mark.parametrize("weights", ["raw", "processed"])
+@pytest.mark.parametrize("form", FORMS)
+def test_both_paths_give_the_same_numbers(form, weights):
+    model, pairs = made(form, weights), both_sides()
+    edits = Edits(pairs.corrupted, grid(model, pairs)[:: 1 if weights == "raw" else 3])
+    wide, narrow = (Readout.of(pairs, metrics) for metrics in (["logit_diff", "log_prob"], ["logit_diff"]))
+    wanted = sweep(model, edits, wide, path="generic")
+    for readout, memory in ((wide, 1 << 30), (narrow, 1 << 30), (wide, 3_000_000)):
+        found = sweep(model, edits, readout, path="packed", memory=memory)
+        assert found.path == "packed"
+        known = wanted.values[..., : found.values.shape[-1]]
+        torch.testing.assert_close(found.values, known, atol=2e-5, rtol=1e-5, equal_nan=True)
+        torch.testing.assert_close(found.base, wanted.base[:, : found.base.shape[-1]], equal_nan=True)
+
+
+@pytest.mark.parametrize("path", ["packed", "generic"])
+def test_a_path_equals_one_edited_run_for_each_cell(path):
+    model, pairs = made("llama"), both_sides()
+    cells = grid(model, pairs)[::7]
+    readout = Readout.of(pairs, ["logit_diff"])
+    found = sweep(model, Edits(pairs.corrupted, cells), readout, path=path)
+    for number, cell in enumerate(cells):
+        logits = edit(model, pairs.corrupted, cell)["logits"]
+        wanted = readout.score(logits, torch.arange(5))
+        torch.testing.assert_close(found.values[:, number], wanted, atol=2e-5, rtol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("form", ["gpt2", "llama"])
+def test_bfloat16_stays_within_its_rounding(form):
+    model, pairs = made(form, dtype=torch.bfloat16), both_sides()
+    cells = grid(model, pairs)[::5]
+    readout = Readout.of(pairs, ["logit_diff"])
+    one, other = (sweep(model, Edits(pairs.corrupted, cells), readout, path=path) for path in ("packed", "generic"))
+    torch.testing.assert_close(one.values, other.values, atol=0.1, rtol=0.1, equal_nan=True)
+
+
+def test_an_unknown_architecture_takes_the_generic_path_and_says_so():
+    config = GPTNeoXConfig(
+        num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=4, vocab_size=60,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    model, pairs = load_model(GPTNeoXForCausalLM(config), device="cpu"), both_sides()
+    edits, readout = Edits(pairs.corrupted, [[Edit(Site("attn_out", 1), Zero())]]), Readout.of(pairs, ["logit_diff"])
+    found = sweep(model, edits, readout)
+    assert found.path == "generic"
+    assert "GPTNeoXForCausalLM" in found.reason
+    with pytest.raises(ModelError, match="GPTNeoX"):
+        sweep(model, edits, readout, path="packed")
+
+
+def test_functions_that_are_not_the_model_s_are_refused(monkeypatch):
+    model, pairs = made("gpt2"), both_sides()
+    edits, readout = Edits(pairs.corrupted, [[Edit(Site("attn_out", 1), Zero())]]), Readout.of(pairs, ["logit_diff"])
+    with torch.no_grad():
+        model.blocks[1].mlp.register_forward_hook(lambda module, given, out: 2 * out)
+    found = sweep(model, edits, readout)
+    assert found.path == "generic"
+    assert "own logits" in found.reason
+
+
+def test_no_row_begins_where_nothing_changes(monkeypatch):
+    """Pairs differ from column 2 on: patches before it, and those of the equal pair, are the base run's score."""
+    model, pairs = made("llama"), both_sides()
+    source = capture(model, pairs.clean, ["resid_pre"])
+    cells = [[Edit(Site("resid_pre", layer), Copy(source), at=at)] for layer in range(LAYERS) for at in range(5)]
+    carried = []
+    climb = packed._Climb._layer
+
+    def counted(self, layer, block, base, rows):
+        found = climb(self, layer, block, base, rows)
+        carried.append((layer, sorted(zip(found.cell.tolist(), found.prompt.tolist(), strict=True))))
+        return found
+
+    monkeypatch.setattr(packed._Climb, "_layer", counted)
+    found = sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]))
+    for number, (_, at) in enumerate((layer, at) for layer in range(LAYERS) for at in range(5)):
+        same = torch.arange(5) == 1 if at >= 2 else torch.ones(5, dtype=torch.bool)
+        assert torch.equal(found.values[same, number].nan_to_num(), found.base[same].nan_to_num())
+    assert carried
+
+
+def test_work_below_and_before_the_edit_is_left_out():
+    model, pairs = made("gpt2"), both_sides(reads=False)
+    source = capture(model, pairs.clean, ["resid_pre"])
+    tokens = []
+    whole = packed._Climb._layer
+
+    def counted(self, layer, block, base, rows):
+        tokens.append((layer, len(rows.row)))
+        return whole(self, layer, block, base, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packed._Climb, "_layer", counted)
+        cells = [[Edit(Site("resid_pre", 1), Copy(source), at=4)]]
+        sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]))
+    assert [layer for layer, _ in tokens] == [1, 2]
+    carried = int((LENGTHS - 4).clamp(min=0).sum())
+    # The pair that differs nowhere is dropped when its edit writes what stood there.
+    assert [count for _, count in tokens] == [carried, carried - 3]
+
+
+def test_a_grid_of_places_is_swept_in_any_number_of_tiles():
+    model, pairs = made("gemma2"), both_sides()
+    spots = places(model, pairs.corrupted, "z", at="last")
+    source = capture(model, pairs.clean, ["z"])
+    edits = Edits(pairs.corrupted, spots.cells([Copy(source), Zero()]))
+    readout = Readout.of(pairs, ["logit_diff"])
+    whole = sweep(model, edits, readout)
+    for memory in (1, 1_000_000):
+        torch.testing.assert_close(
+            sweep(model, edits, readout, memory=memory).values, whole.values, atol=2e-5, rtol=1e-5, equal_nan=True
+        )
