@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.errors import ConfigError
 from interp.prompts import Position
 from interp.results import grid_frame
 from interp.tensors import Activations
@@ -39,7 +40,9 @@ class AttentionRollout:
 def attention_rollout(activations: Activations, *, position: Position) -> AttentionRollout:
     """Follow attention back from a position that every prompt has. Needs `pattern` of every layer."""
     prompts = activations.prompts
-    layers = activations.layers("pattern") or [0]
+    layers = activations.layers("pattern")
+    if layers != list(range(activations.n_layers)):
+        raise ConfigError("this needs pattern at every layer; name it in `capture`")
     patterns = torch.stack([activations["pattern", layer].float().cpu().nan_to_num().mean(1) for layer in layers], 1)
     rows = torch.arange(len(prompts))
     at = prompts.columns(position)

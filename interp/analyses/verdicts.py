@@ -7,8 +7,9 @@ verdict was given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from interp.errors import PromptError
 from interp.estimates import Estimate, mean, proportion
-from interp.models.judge import Judge
+from interp.models.judge import Judge, truth
 from interp.models.run import MEMORY
 from interp.prompts import Prompts
 
@@ -79,21 +80,19 @@ class Verdicts:
 def verdicts(
     judge: Judge,
     prompts: Prompts,
-    unsafe: Sequence[bool] | Bool[Tensor, " prompt"],
+    unsafe: Iterable[Any],
     *,
     categories: Sequence[str] | None = None,
     memory: int = MEMORY,
     progress: bool = False,
 ) -> Verdicts:
     """Ask the judge about every prompt, in batches."""
-    if len(unsafe) != len(prompts):
-        raise PromptError(f"{len(unsafe)} labels do not fit {len(prompts)} prompts")
+    label = truth(unsafe, len(prompts))
     named = ["all"] * len(prompts) if categories is None else [str(name) for name in categories]
     if len(named) != len(prompts):
         raise PromptError(f"{len(named)} categories do not fit {len(prompts)} prompts")
     log_odds = judge.log_odds(prompts, memory=memory, progress=progress)
-    truth = torch.as_tensor(unsafe, dtype=torch.bool)
-    return Verdicts(log_odds, truth, tuple(named), prompts.groups, prompts.texts)
+    return Verdicts(log_odds, label, tuple(named), prompts.groups, prompts.texts)
 
 
 def auc(scores: Float[Tensor, " prompt"], unsafe: Bool[Tensor, " prompt"]) -> Estimate:

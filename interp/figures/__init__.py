@@ -21,7 +21,9 @@ from interp.analyses.logit_lens import LogitLens
 from interp.analyses.patching import Patching
 from interp.analyses.probing import Probing
 from interp.analyses.selectivity import Selectivity
+from interp.analyses.separation import Separation
 from interp.analyses.steering import DirectionTest
+from interp.analyses.verdicts import Verdicts
 from interp.analyses.weight_changes import WeightChanges
 from interp.analyses.weights import Composition
 from interp.errors import ConfigError
@@ -47,11 +49,15 @@ from interp.figures.halting import (
     plot_side_effects,
     plot_transfer,
 )
+from interp.figures.judge import plot_judge_heads, plot_paths, plot_separation, plot_update, plot_verdicts
 from interp.figures.parts import plot_ablation, plot_attribution, plot_composition, plot_direction_test
 from interp.workflows.checkpoints import AlongTraining
 from interp.workflows.comparison import Comparison
 from interp.workflows.direct_effect import DirectEffect
 from interp.workflows.discovery import Discovery
+from interp.workflows.judge_heads import JudgeHeads
+from interp.workflows.paths import SafeUnsafePaths
+from interp.workflows.update import UpdateComparison
 
 __all__ = [
     "attention_html",
@@ -96,3 +102,8 @@ plot.register(Transfer, plot_transfer)
 plot.register(AlongTraining, plot_along_training)
 plot.register(DifferenceLens, plot_difference_lens)
 plot.register(WeightChanges, plot_weight_changes)
+plot.register(Verdicts, plot_verdicts)
+plot.register(JudgeHeads, plot_judge_heads)
+plot.register(Separation, plot_separation)
+plot.register(SafeUnsafePaths, plot_paths)
+plot.register(UpdateComparison, plot_update)

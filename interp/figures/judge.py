@@ -207,8 +207,8 @@ def plot_separation(result: Separation, untrained: Sequence[Separation] = ()) ->
     """Share of prompts on their own side at each depth, beside untrained judges."""
     made = figure(
         "Where safe and unsafe can be told apart",
-        f"share of {len(result.positive)} prompts on their own side of the midpoint, learned on other templates; "
-        "band 95 %",
+        f"share of {len(result.positive)} prompts on their own side of the midpoint, learned on other templates; band "
+        "95 %",
         yaxis=dict(title="share on their own side", range=[0.3, 1.02]), xaxis=dict(title="residual stream"),
     )  # fmt: skip
     x = list(range(len(result.depths)))
@@ -227,8 +227,8 @@ def plot_separation(result: Separation, untrained: Sequence[Separation] = ()) ->
 
 def plot_paths(result: SafeUnsafePaths) -> go.Figure:
     """How far twins are apart by depth, and what copying each layer's output between them moves."""
-    depths = ["embed", *(f"layer {layer}" for layer in result.layers)]
-    layers = depths[1:]
+    depths = ["embed", *(f"layer {layer}" for layer in range(result.distance.shape[1] - 1))]
+    layers = [f"layer {layer}" for layer in result.layers]
     made = make_subplots(
         rows=1, cols=2, subplot_titles=["distance and cosine at the verdict", "copied from the twin"],
         horizontal_spacing=0.12,

@@ -68,8 +68,8 @@ def plot_sample_layers(recording: Recording, snapshot: int, text: int) -> go.Fig
             go.Scatter(x=names, y=table[snapshot, text], name="this text", mode="lines+markers", showlegend=i == 1,
                        line=dict(color="#1c1c1c", width=2), marker=dict(symbol="diamond", size=9)), row=1, col=i,
         )  # fmt: skip
-    style(made, f"Text {text} by layer at step {recording.steps[snapshot]:,}", "at the verdict; marks and "
-          "bars: median and quartiles over the texts of a class", width=1000, height=420)  # fmt: skip
+    style(made, f"One text by layer at step {recording.steps[snapshot]:,}", "at the verdict; marks and bars: median "
+          "and quartiles over the texts of a class", width=1000, height=420)  # fmt: skip
     for i, part in enumerate((recording.attention, recording.mlp), 1):
         _logarithmic(made, part[snapshot], i)
     made.update_xaxes(type="category")

@@ -7,24 +7,24 @@ analysis works on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from interp.errors import ConfigError, DataError, ModelError, PromptError
 from interp.files import read_json, shipped_model
 from interp.metrics import Metric, Targets, logit_diff
-from interp.models.load import HookedTransformer, info, load_model, quiet_transformers
+from interp.models.load import HookedTransformer, info, load_model, quiet_transformers, resolve
 from interp.models.run import MEMORY, capture
 from interp.models.sweeps import Readout
-from interp.prompts import Prompts, following_token
+from interp.prompts import Prompts, encode, following_token
 
 FILE = "judge.json"
 """Beside a model's weights: how it is asked and what it answers."""
@@ -51,7 +51,7 @@ class Judge:
             raise ConfigError(f"a judge's template names {{prompt}} once, not {template!r}")
         if model.tokenizer is None:
             raise ModelError(f"{info(model).name} has no tokenizer, and a judge reads text")
-        asked = template.replace("{prompt}", "hello")
+        asked = template.replace("{prompt}", _any_word(model.tokenizer))
         ids = [following_token(asked, answer, model.tokenizer) for answer in (safe, unsafe)]
         if ids[0] == ids[1]:
             raise ConfigError(f"the answers {safe!r} and {unsafe!r} begin with the same token; choose others")
@@ -70,6 +70,8 @@ class Judge:
         Roles: `text.first` and `text.last`, the ends of the text within the template; `verdict`, where it is read; and
         those in `spans`, at the last token of each span, and at its first with `.first` behind the name.
         """
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise PromptError("a judge is asked a list of texts; put a single one in a list")
         if not texts:
             raise PromptError("there are no prompts to judge; give at least one")
         blank = next((i for i, text in enumerate(texts) if not text.strip()), None)
@@ -138,12 +140,37 @@ def load_judge(
             )
         except (KeyError, TypeError):
             raise DataError(f"{folder / FILE} does not name template, safe and unsafe") from None
+    if not (folder / "adapter_config.json").is_file():
+        resolve(name_or_path)  # says what is wrong with a name before anything is asked of a network
     config = _config(name_or_path, options)
     if config is not None and any("SequenceClassification" in name for name in config.architectures or ()):
         return _classifier(name_or_path, config, template or "{prompt}", safe, unsafe, options)
     if template is None or safe is None or unsafe is None:
         raise ConfigError(f"{name_or_path} does not say how it is asked; give the template and both answers")
     return Judge.of(load_model(name_or_path, **options), template=template, safe=safe, unsafe=unsafe)
+
+
+def truth(unsafe: Iterable[Any], n: int) -> Bool[Tensor, " prompt"]:
+    """Labels as truth values: True, False, 1 and 0, in a list, an array or a series. Raises PromptError for others."""
+    found = [value.item() if hasattr(value, "item") else value for value in unsafe]
+    if len(found) != n:
+        raise PromptError(f"{len(found)} labels do not fit {n} prompts")
+    wrong = [value for value in found if value not in (0, 1)]
+    if wrong:
+        raise PromptError(f"labels say whether a prompt is unsafe, True or False; {wrong[0]!r} is neither")
+    return torch.tensor([bool(value) for value in found])
+
+
+def _any_word(tokenizer: Any) -> str:
+    """A word that the tokenizer knows, to see where answers follow a text."""
+    for word in ("hello", *(piece.strip("\u2581\u0120") for piece in tokenizer.get_vocab())):
+        if word.isalpha():
+            try:
+                encode(word, tokenizer)
+            except PromptError:
+                continue
+            return word
+    raise ModelError("the tokenizer knows no word of letters")
 
 
 def _within(places: Sequence[tuple[int, int]], start: int, end: int) -> list[int]:
@@ -177,7 +204,7 @@ def _classifier(
         head = getattr(given, "score", None)
         if head is None or getattr(head, "bias", None) is not None or head.weight.shape[0] != 2:
             raise ModelError(f"{source} is no decoder with a linear head of two classes and without bias")
-        rows = [_class(config, label, default) for label, default in ((safe, 0), (unsafe, 1))]
+        rows = list(_classes(config, safe, unsafe, source))
         config.tie_word_embeddings = False
         model = AutoModelForCausalLM.from_config(config)
     prefix = given.base_model_prefix
@@ -192,11 +219,22 @@ def _classifier(
     return Judge(load_model(model, tokenizer, **kept), template, 0, 1)
 
 
-def _class(config: Any, label: str | None, default: int) -> int:
+def _classes(config: Any, safe: str | None, unsafe: str | None, source: str | Path) -> tuple[int, int]:
+    """The numbers of the classes safe and unsafe: as given, else by their names; of one given the other is the rest."""
     names = {str(name).lower(): int(number) for number, name in (config.id2label or {}).items()}
-    if label is None:
-        return default
-    found = names.get(label.lower(), int(label) if label in ("0", "1") else None)
-    if found is None:
-        raise ConfigError(f"there is no class {label!r}; the classes are {', '.join(names)}")
-    return found
+
+    def known(label: str) -> int:
+        found = names.get(label.lower(), int(label) if label in ("0", "1") else None)
+        if found is None:
+            raise ConfigError(f"there is no class {label!r}; the classes are {', '.join(names)}")
+        return found
+
+    if safe is None and unsafe is None:
+        if not {"safe", "unsafe"} <= names.keys():
+            raise ConfigError(f"{source} does not say which class is unsafe ({', '.join(names)}); name it")
+        return names["safe"], names["unsafe"]
+    chosen = [None if label is None else known(label) for label in (safe, unsafe)]
+    first, second = (1 - rest if own is None and rest is not None else own for own, rest in (chosen, chosen[::-1]))
+    if first is None or second is None or first == second:
+        raise ConfigError(f"safe and unsafe are one class ({safe}); the classes are {', '.join(names)}")
+    return first, second

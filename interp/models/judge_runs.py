@@ -30,7 +30,9 @@ class EntryRuns:
 
     def __init__(self, judge: Judge, prompts: Prompts, memory: int) -> None:
         self.judge, self.prompts = judge, prompts
-        self.rows = max(1, batch_rows(judge.model, prompts.tokens.shape[1], 1, memory) // 4)
+        # Gradients keep what every layer computed.
+        kept = max(4, int(judge.model.cfg.n_layers))
+        self.rows = max(1, batch_rows(judge.model, prompts.tokens.shape[1], 1, memory) // kept)
         self.stream = self._embedded(prompts.tokens)
         self.table = judge.model.W_E.detach().float().cpu()
         columns = torch.arange(prompts.tokens.shape[1])

@@ -117,7 +117,7 @@ def load_model(
             if folder is not None:
                 original, tokenizer = _read_adapted(folder, base, tokenizer, dtype, revision, trust_remote_code)
             else:
-                source, local = _resolve(name_or_path)
+                source, local = resolve(name_or_path)
                 original = _read(source, local, dtype, revision, trust_remote_code)
                 tokenizer = tokenizer or _read_tokenizer(source, local, revision, trust_remote_code)
         original.to(place).eval()
@@ -142,8 +142,8 @@ def require_weights(model: HookedTransformer, needed: Weights, what: str) -> Non
     found = info(model).weights
     if found != needed:
         raise ModelError(
-            f"{what} needs {needed} weights, and this model has {found} ones; "
-            f"load it with load_model(..., weights={needed!r})"
+            f"{what} needs {needed} weights, and this model has {found} ones; load it with load_model(..., "
+            f"weights={needed!r})"
         )
 
 
@@ -173,7 +173,7 @@ def named_weights(model: HookedTransformer) -> dict[str, Tensor]:
 
 def read_trainable(name_or_path: str | Path) -> tuple[Any, PreTrainedTokenizerBase]:
     """The Hugging Face model itself, in float32, and its tokenizer: for fine-tuning. Raises as `load_model` does."""
-    source, local = _resolve(name_or_path)
+    source, local = resolve(name_or_path)
     with torch.random.fork_rng(devices=[]):
         model = _read(source, local, torch.float32, None, False)
     _refuse_damaged(model, str(name_or_path))
@@ -220,7 +220,7 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def _resolve(name_or_path: str | Path) -> tuple[str, bool]:
+def resolve(name_or_path: str | Path) -> tuple[str, bool]:
     """Where to read from, and whether that is a folder here."""
     text = str(name_or_path)
     if not text:
@@ -328,14 +328,14 @@ def _read(source: str, local: bool, dtype: torch.dtype, revision: str | None, re
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
-            f"{source} lacks {len(missing)} tensors that its config.json calls for ({missing[0]}, ...): "
-            "the checkpoint is truncated or belongs to another model"
+            f"{source} lacks {len(missing)} tensors that its config.json calls for ({missing[0]}, ...): the checkpoint "
+            "is truncated or belongs to another model"
         )
     beyond = sorted(key for key in report["unexpected_keys"] if re.search(r"\.\d+\.", key))
     if beyond:
         raise ModelError(
-            f"{source} has {len(beyond)} tensors that its config.json does not call for ({beyond[0]}, ...): "
-            "the config belongs to another model"
+            f"{source} has {len(beyond)} tensors that its config.json does not call for ({beyond[0]}, ...): the config "
+            "belongs to another model"
         )
     return loaded
 
@@ -349,7 +349,7 @@ def _read_adapted(
     chosen = adapters.base_of(folder, config) if base is None else base
     tokenizer = tokenizer or _read_tokenizer(str(folder), True, None, remote)
     try:
-        source, local = _resolve(chosen)
+        source, local = resolve(chosen)
         plain = _read(source, local, _merging(dtype), revision, remote)
         tokenizer = tokenizer or _read_tokenizer(source, local, revision, remote)
     except ModelError as error:
@@ -480,8 +480,8 @@ def _wrap(
     difference, allowed = _difference(expected, _logits(model, probe), weights, original.dtype)
     if not difference <= allowed:
         raise ModelError(
-            f"the wrapped {name} does not compute what the original does: logits differ by {difference:.2g} "
-            f"(allowed {allowed:.2g}); TransformerLens does not support this model in this form"
+            f"the wrapped {name} does not compute what the original does: logits differ by {difference:.2g} (allowed "
+            f"{allowed:.2g}); TransformerLens does not support this model in this form"
         )
     _KNOWN[model] = _describe(model, name, digest, size, difference, adapter)
     return model

@@ -30,7 +30,8 @@ def changes_between(before: HookedTransformer, after: HookedTransformer) -> dict
     if lonely or unlike:
         raise ModelError(f"the models differ in {(lonely or unlike)[0]}; compare two forms of one model")
     twice = _wholes(one)
-    found = {name: other[name].to(one[name]) - one[name] for name in one if name not in twice}
+    # In float32 at least, so that what is added gives the other weight again after rounding.
+    found = {name: _wide(other[name].to(one[name].device)) - _wide(one[name]) for name in one if name not in twice}
     return {name: change.clone() for name, change in found.items() if bool((change != 0).any())}
 
 
@@ -45,12 +46,16 @@ def switched_on(model: HookedTransformer, changes: Changes, names: Sequence[str]
     try:
         with torch.no_grad():
             for name in names:
-                weights[name].add_(changes[name].to(weights[name]))
+                weights[name].copy_(_wide(kept[name]) + changes[name].to(kept[name].device))
         yield
     finally:
         with torch.no_grad():
             for name, value in kept.items():
                 weights[name].copy_(value)
+
+
+def _wide(weight: Tensor) -> Tensor:
+    return weight if weight.dtype == torch.float64 else weight.float()
 
 
 def _wholes(weights: Mapping[str, Tensor]) -> set[str]:

@@ -12,6 +12,7 @@ from rich.progress import track
 
 from interp.analyses.token_attribution import Method
 from interp.errors import ConfigError, ModelError
+from interp.files import weights_mark
 from interp.models.judge import Judge, load_judge
 from interp.models.load import info, untrained
 from interp.monitoring.probe import Probe
@@ -78,6 +79,9 @@ def record_checkpoints(
     writer = RecordWriter(out, probe, about, asked.tokens(judge))
     known = writer.steps
     plan: list[tuple[int, Path | None]] = [(0, None), *ordered] if drawn else [*ordered]
+    for step, folder in plan:
+        if step in known:
+            writer.check(step, _mark(folder))
     plan = [(step, folder) for step, folder in plan if step not in known]
     for step, folder in track(plan, description="checkpoints", transient=True) if progress else plan:
         if folder is None:
@@ -87,4 +91,11 @@ def record_checkpoints(
             if info(one.model).tokenizer != vocabulary:
                 raise ModelError(f"{folder} has another vocabulary than {ordered[0][1]}: they are not of one training")
         with torch.random.fork_rng(devices=[]):
-            writer.append(snapshot(one, asked), step=step, seconds=float("nan"), training=float("nan"))
+            writer.append(
+                snapshot(one, asked), step=step, seconds=float("nan"), training=float("nan"), mark=_mark(folder)
+            )
+
+
+def _mark(folder: Path | None) -> str:
+    """What tells the weights of a checkpoint apart from others; those freshly drawn are always the same."""
+    return "drawn" if folder is None else weights_mark(folder)

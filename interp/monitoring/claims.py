@@ -111,7 +111,7 @@ def _specialised(recording: Recording, seed: int) -> list[Claim]:
             f"specialised-{depth}",
             f"After {name} the stream tells safe from unsafe better than before training",
             last[depth], first[depth], "first snapshot", _or_none(recording, apart[depth]), 0.1, "share of texts",
-            f"Texts on their own side of the classes' midpoint, learned on other groups; intervals hold for all "
+            "Texts on their own side of the classes' midpoint, learned on other groups; intervals hold for all "
             f"{recording.layers} layers together. A layer that tells them apart need not be used.",
         )
         for depth, name in enumerate(depth_names(recording))
@@ -183,24 +183,25 @@ def _apart(recording: Recording, found: Course, seed: int) -> list[Claim]:
             search, confirm = halves(groups, seed=seed)
         except PromptError:
             continue
-        shares = np.stack([balanced(found.right, unsafe, search & (names == one)) for one in both])
+        # What is still to come, so that a category that is harder for good is not taken for a late one.
+        lacking = found.right[:, -1:] - found.right
+        shares = np.stack([balanced(lacking, unsafe, search & (names == one)) for one in both])
         if np.isnan(shares).all():
             continue
         high, low = (np.where(np.isnan(shares), other, shares) for other in (-np.inf, np.inf))
         at = int(np.argmax(high.max(0) - low.min(0)))
-        early, late = both[int(np.argmax(high[:, at]))], both[int(np.argmin(low[:, at]))]
-        here = found.right[confirm, at], unsafe[confirm]
-        parts = [_linear(*here, names[confirm] == one) for one in (early, late)]
+        late, early = both[int(np.argmax(high[:, at]))], both[int(np.argmin(low[:, at]))]
+        here = lacking[confirm, at], unsafe[confirm]
+        parts = [_linear(*here, names[confirm] == one) for one in (late, early)]
         one, other, apart = (
-            _within(mean(table, groups[confirm]), low)
-            for table, low in ((parts[0], 0.0), (parts[1], 0.0), (parts[0] - parts[1], -1.0))
+            _within(mean(table, groups[confirm]), -1.0) for table in (parts[0], parts[1], parts[0] - parts[1])
         )
         made.append(
             Claim(
                 f"apart-{column}",
-                f"The values of {column} are learned at different times: at step {recording.steps[at]:,} the judge is "
-                f"right more often on {early} than on {late}",
-                one, other, late, _or_none(recording, apart), 0.05, "balanced share of texts",
+                f"The values of {column} are learned at different times: at step {recording.steps[at]:,} the judge "
+                f"lacks more of its final accuracy on {late} than on {early}",
+                one, other, early, _or_none(recording, apart), 0.05, "balanced share of texts still to be learned",
                 f"Step and {column} chosen on half of the groups as the widest gap, measured on the other half. Where "
                 "this is not supported there is no sign that the general pattern was learned later than any part.",
             )

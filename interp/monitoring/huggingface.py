@@ -57,10 +57,23 @@ class RecorderCallback(TrainerCallback):
         if self.recorder is not None:
             logged: dict[str, Any] = next((row for row in reversed(state.log_history) if "loss" in row), {})
             self.recorder.step(state.global_step, loss=logged.get("loss"), learning_rate=logged.get("learning_rate"))
+            self._stopping(control)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Look a last time where an evaluation ends the training."""
+        self._stopping(control)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """The same, where another callback that ends it comes after this one."""
+        self._stopping(control)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look a last time."""
-        if self.recorder is not None:
+        """Look a last time, unless the trainer has put back the best weights: they are not those of this step."""
+        if self.recorder is not None and not args.load_best_model_at_end:
+            self.recorder.close()
+
+    def _stopping(self, control: TrainerControl) -> None:
+        if self.recorder is not None and control.should_training_stop:
             self.recorder.close()

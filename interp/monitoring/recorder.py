@@ -12,6 +12,7 @@ Training goes exactly as it would without: only the model's weights are read (`s
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable
@@ -95,13 +96,20 @@ class Recorder:
             self._writer = RecordWriter(out, probe, about, self._questions.tokens(judge))
             known = self._writer.steps
         self._template = template
+        self._writer.drop_after(start)
         if start in known:
+            self._writer.check(start, self._mark())
             self._done = start
         else:
             self._take(start)
 
     def step(self, step: int, *, loss: float | None = None, learning_rate: float | None = None) -> bool:
         """Say that this many steps are done; whether a snapshot was taken."""
+        if step < self._last:
+            warnings.warn(
+                f"step {step} comes after step {self._last}; it is not recorded", RuntimeWarning, stacklevel=2
+            )
+            return False
         self._last, self._latest = step, {"loss": loss, "learning_rate": learning_rate}
         if not self.active or step == self._done:
             return False
@@ -134,6 +142,13 @@ class Recorder:
         """Time spent on watching so far, as a share of the training's."""
         return self._budget.own / self._budget.training if self._budget.training > 0 else float("nan")
 
+    def _mark(self) -> str:
+        """What tells these weights apart from others: a hash of a few of each."""
+        found = hashlib.sha256()
+        for weight in self._shadow.model.original_model.parameters():
+            found.update(weight.detach().flatten()[:512].float().cpu().numpy().tobytes())
+        return found.hexdigest()[:16]
+
     def _try(self, step: int) -> bool:
         try:
             self._take(step)
@@ -150,7 +165,7 @@ class Recorder:
             found = snapshot(judge, self._questions)
             spent, trained = self._budget.own, self._budget.training
             self._writer.append(
-                found, step=step, seconds=spent - self._told[0], training=trained - self._told[1],
+                found, step=step, mark=self._mark(), seconds=spent - self._told[0], training=trained - self._told[1],
                 skipped=self._skipped, **self._latest,
             )  # fmt: skip
             self._told, self._skipped, self._done = (spent, trained), 0, step

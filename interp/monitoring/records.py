@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import DataError
-from interp.files import make_folder, read_json, write_json
+from interp.files import make_folder, read_json, write_json, write_text
 from interp.monitoring.probe import Probe
 from interp.monitoring.snapshot import Snapshot
 
@@ -124,14 +124,15 @@ class RecordWriter:
         step: int,
         seconds: float,
         training: float,
+        mark: str = "",
         skipped: int = 0,
         loss: float | None = None,
         learning_rate: float | None = None,
     ) -> None:
-        """Write one line and wait until it is on the disk."""
+        """Write one line and wait until it is on the disk. `mark` tells these weights apart from others."""
         row: dict[str, Any] = {
             "step": step, "loss": _number(loss), "learning_rate": _number(learning_rate), "seconds": _number(seconds),
-            "training": _number(training), "skipped": skipped,
+            "training": _number(training), "skipped": skipped, "mark": mark,
         }  # fmt: skip
         for one in fields(found):
             value = getattr(found, one.name)
@@ -145,6 +146,19 @@ class RecordWriter:
         except OSError as error:
             raise DataError(f"cannot write {self._path}: {error.strerror or error}; choose another folder") from error
 
+    def check(self, step: int, mark: str) -> None:
+        """Raise DataError where this step was recorded from other weights."""
+        known = next((row.get("mark") for row in _rows(self._path) if row["step"] == step), None)
+        if known and known != mark:
+            raise DataError(f"{self.out} holds step {step} of another training; choose another folder")
+
+    def drop_after(self, step: int) -> None:
+        """Forget the snapshots after a step at which training is taken up again."""
+        rows = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
+        kept = [row for row in rows if json.loads(row)["step"] <= step]
+        if len(kept) < len(rows):
+            write_text(self._path, b"".join(kept).decode())
+
     def _drop_torn(self) -> None:
         """Cut off a last line that was not written to its end, so that the next one begins a line."""
         content = self._path.read_bytes()
@@ -154,7 +168,9 @@ class RecordWriter:
                 file.truncate(whole)
 
 
-_FIXED = ("template", "safe", "unsafe", "layers", "heads", "method", "neutral", "head_texts")
+_FIXED = (
+    "template", "safe", "unsafe", "layers", "heads", "parameters", "model", "method", "neutral", "head_texts",
+)  # fmt: skip
 """What must not change within a recording."""
 
 

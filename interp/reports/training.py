@@ -188,7 +188,8 @@ def _write_each(recording: Recording, out: Path, environment: Environment) -> No
             odds = recording.log_odds[at, place]
             verdict = "unsafe" if odds > 0 else "safe"
             said = f"the judge says {verdict}, log-odds of unsafe {odds:.2f}, at step {step}."
-            lines = [f"“{recording.probe.texts[place][:600]}”", f"{_title(recording, place)}: {said}"]
+            about = ", ".join([_label(recording, place), *(row[place] for row in recording.probe.labels.values())])
+            lines = [f"“{recording.probe.texts[place][:600]}”", f"Sample {i} ({about}): {said}"]
             links = [("tokens", f"{stem}_tokens.html"), ("layers", f"{stem}_layers.html")]
             links += [("comparison", comparison), ("training", PROGRESS)]
             cells = zip(recording.pieces[i], recording.tokens[i][at], strict=True)
@@ -201,7 +202,7 @@ def _write_each(recording: Recording, out: Path, environment: Environment) -> No
             }  # fmt: skip
             for kind, page in pages.items():
                 write_text(out / f"{stem}_{kind}.html", template.render({**common, "links": links, **page}))
-        links = [(f"text {i}", f"{stem}_tokens.html") for i, stem in enumerate(stems)]
+        links = [(f"sample {i}", f"{stem}_tokens.html") for i, stem in enumerate(stems)]
         page = {
             "title": f"Safe and unsafe by layer at step {step}",
             "lines": _compared(recording, found, at),

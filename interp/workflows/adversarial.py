@@ -229,10 +229,13 @@ class _Candidates:
 
 def _whole_words(tokenizer: Any) -> dict[str, list[int]]:
     """Words of letters alone that are one token of the vocabulary."""
-    found = {}
-    for piece, number in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-        if piece[:1] in _STARTS and len(piece) > 2 and piece[1:].isalpha():
-            found.setdefault(piece[1:], [number])
+    found: dict[str, list[int]] = {}
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    marked = any(piece[:1] in _STARTS for piece, _ in vocabulary)
+    for piece, number in vocabulary:
+        word = piece[1:] if marked and piece[:1] in _STARTS else "" if marked else piece
+        if len(word) > 1 and word.isalpha():
+            found.setdefault(word, [number])
     if not found:
         raise ConfigError("the judge's tokenizer has no tokens that are whole words; give a list of words")
     return found

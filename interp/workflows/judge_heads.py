@@ -8,9 +8,9 @@ and be needed only for what later heads read: so the three are shown side by sid
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from interp.analyses.faithfulness import marked
 from interp.errors import ModelError, PromptError
 from interp.estimates import Estimate, max_t, mean, rank_correlation_value
 from interp.models.edits import Constant, Edit
-from interp.models.judge import Judge
+from interp.models.judge import Judge, truth
 from interp.models.run import MEMORY, batches, capture
 from interp.models.sweeps import Edits, sweep
 from interp.prompts import Prompts
@@ -109,7 +109,7 @@ class JudgeHeads:
 def judge_heads(
     judge: Judge,
     prompts: Prompts,
-    unsafe: Sequence[bool] | Bool[Tensor, " prompt"],
+    unsafe: Iterable[Any],
     *,
     rule: Sequence[str] = ("act", "object", "context"),
     layers: Sequence[int] | None = None,
@@ -123,9 +123,7 @@ def judge_heads(
     model = judge.model
     known = int(model.cfg.n_layers)
     chosen = tuple(range(known)) if layers is None else tuple(layers)
-    label = torch.as_tensor(unsafe, dtype=torch.bool)
-    if len(label) != len(prompts):
-        raise PromptError(f"{len(label)} labels do not fit {len(prompts)} prompts")
+    label = truth(unsafe, len(prompts))
     roles = [role for role in rule if role in prompts.roles]
     if not roles:
         raise PromptError(f"the prompts have none of the roles {', '.join(rule)}; give spans to judge.prompts")

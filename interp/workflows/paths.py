@@ -10,7 +10,7 @@ breaking the prompt shows in the control: copies from a twin with another word a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from interp.errors import PromptError
 from interp.estimates import Estimate, difference, halves, max_t, mean, mean_value
 from interp.models.edits import Copy, Edit
 from interp.models.judge import LOG_ODDS, Judge
-from interp.models.run import MEMORY, capture
+from interp.models.run import MEMORY, batch_rows, capture
 from interp.models.sweeps import Edits, sweep
 from interp.prompts import PromptPairs, Prompts
 from interp.results import grid_frame
@@ -66,7 +66,7 @@ class SafeUnsafePaths:
     @property
     def naive(self) -> int:
         """The layer after which the mean distance is largest: what a distance alone would call critical."""
-        return self.layers[int(mean_value(self.distance[:, 1:]).argmax())]
+        return int(mean_value(self.distance[:, 1:]).argmax())
 
     def critical(self, seed: int = 0) -> CriticalLayer:
         """The layer that moves most on one half of the groups, measured on the other half beside all others."""
@@ -89,7 +89,8 @@ class SafeUnsafePaths:
     def to_frame(self) -> pd.DataFrame:
         """One row for each pair and layer."""
         columns = {name: getattr(self, name) for name in ("to_unsafe", "to_safe", "control")}
-        after = {"distance": self.distance[:, 1:], "cosine": self.cosine[:, 1:]}
+        depths = [layer + 1 for layer in self.layers]
+        after = {"distance": self.distance[:, depths], "cosine": self.cosine[:, depths]}
         frame = grid_frame({"layer": self.layers}, **columns, **after)
         pair = torch.tensor(frame["prompt"].to_numpy())
         return frame.rename(columns={"prompt": "pair"}).assign(gap=self.gap[pair].numpy())
@@ -146,6 +147,19 @@ def safe_unsafe_paths(
     if neutral is not None and (len(neutral) != len(safe) or not torch.equal(neutral.lengths, safe.lengths)):
         raise PromptError("the neutral twins must be as many as the pairs, and of their lengths")
     chosen = tuple(range(int(judge.model.cfg.n_layers))) if layers is None else tuple(layers)
+    size = max(1, batch_rows(judge.model, unsafe.tokens.shape[1], 1, memory) // int(judge.model.cfg.n_layers))
+    if len(pairs) > size:  # what is copied is kept for all layers: some pairs at a time
+        parts = [
+            safe_unsafe_paths(
+                judge, unsafe.take(rows), safe.take(rows), neutral=None if neutral is None else neutral.take(rows),
+                layers=layers, memory=memory, progress=progress,
+            )
+            for rows in torch.arange(len(pairs)).split(size)
+        ]  # fmt: skip
+        joined = {
+            one.name: torch.cat([getattr(part, one.name) for part in parts]) for one in fields(SafeUnsafePaths)[1:]
+        }
+        return SafeUnsafePaths(chosen, **joined)
     stream = ["resid_pre", Site("resid_post", int(judge.model.cfg.n_layers) - 1)]
     outputs = [Site(name, layer) for layer in chosen for name in OUTPUTS]
     sides = [capture(judge.model, side, [*stream, *outputs, "logits"], memory=memory) for side in (unsafe, safe)]

@@ -3,15 +3,16 @@
 Verdicts, attention and representations are described on the same prompts. Which modules matter is asked of the model:
 each module's change is switched on alone and off alone, and the most needed ones are switched off together, beside
 random sets of as many. Any change of the weights moves verdicts where it moves representations; so the same is asked
-with the changes in disorder (rows and columns of each dealt out anew: size and spectrum stay).
+with the changes in disorder (the changed rows and columns of each dealt out anew, the whole scaled to move as far).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import comb
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from torch import Tensor
 from interp.analyses.similarity import cka
 from interp.errors import ModelError, PromptError
 from interp.estimates import Estimate, halves, mean, mean_value, rank_correlation, rank_correlation_value, share_change
-from interp.models.judge import LOG_ODDS, Judge
+from interp.models.judge import LOG_ODDS, Judge, truth
 from interp.models.run import MEMORY, batches, capture
 from interp.models.switching import Changes, changes_between, layer_of, switched_on
 from interp.prompts import Prompts
@@ -140,6 +141,12 @@ class UpdateComparison:
         kept = self.held()
         return share_change(self.right(self.off())[kept] - self.right(self.before)[kept], self.groups[kept])
 
+    def others_kept(self) -> Estimate:
+        """Accuracy on all but the target prompts without the modules that matter, less that before: a switch that
+        wrecks the judge would bring any weakness back."""
+        kept = ~self.target
+        return share_change(self.right(self.off())[kept] - self.right(self.before)[kept], self.groups[kept])
+
     def _by_chance(self, kept: Bool[Tensor, " prompt"]) -> Float[Tensor, " held"]:
         # The mean over no set is nan, which is what is meant.
         return self.right(self.random_off)[kept].mean(1)
@@ -168,7 +175,7 @@ def compare_update(
     before: Judge,
     after: Judge,
     prompts: Prompts,
-    unsafe: Sequence[bool] | Bool[Tensor, " prompt"],
+    unsafe: Iterable[Any],
     *,
     categories: Sequence[str] | None = None,
     target: str | None = None,
@@ -182,10 +189,10 @@ def compare_update(
     `target` is the category that the update was for; by default all unsafe prompts. `draws` is how many random sets of
     modules and how many disordered updates are asked.
     """
-    label = torch.as_tensor(unsafe, dtype=torch.bool)
+    label = truth(unsafe, len(prompts))
     named = tuple("all" for _ in range(len(prompts))) if categories is None else tuple(map(str, categories))
-    if len(label) != len(prompts) or len(named) != len(prompts):
-        raise PromptError(f"{len(label)} labels and {len(named)} categories do not fit {len(prompts)} prompts")
+    if len(named) != len(prompts):
+        raise PromptError(f"{len(named)} categories do not fit {len(prompts)} prompts")
     if (before.template, before.safe, before.unsafe) != (after.template, after.safe, after.unsafe):
         raise ModelError("the judges are asked differently; compare two forms of one judge")
     aimed = torch.tensor([target is None or name == target for name in named]) & label
@@ -219,14 +226,24 @@ def compare_update(
     order = np.argsort(-mean_value(lost), kind="stable").tolist()
     ways = accumulate([[names[i]] for i in order])
     most = torch.stack([with_changes([name for name in names if name not in off]) for off in ways], 1)
-    truth = label[:, None]
-    needed = _needed(((most > 0) == truth).float(), ((own > 0) == label).float(), aimed & searched)
+    wanted = label[:, None]
+    needed = _needed(((most > 0) == wanted).float(), ((own > 0) == label).float(), aimed & searched)
     chance = [
         with_changes([names[i] for i in range(len(names)) if i not in off])
         for off in _other_sets(len(names), frozenset(order[:needed]), draws, seed)
     ]
     disordered = [
-        _in_disorder(before, prompts, looks[0], streams[0], own, changes, seed=seed * draws + draw, memory=memory)
+        _in_disorder(
+            before,
+            prompts,
+            looks[0],
+            streams[0],
+            own,
+            changes,
+            wanted=float((other - own).abs().mean()),
+            seed=seed * draws + draw,
+            memory=memory,
+        )
         for draw in range(draws)
     ]
     ends = [cka(one, two, prompts.groups) for one, two in zip(*(part.unbind(1) for part in streams), strict=True)]
@@ -258,7 +275,7 @@ def _searched(groups: Int[Tensor, " prompt"], aimed: Bool[Tensor, " prompt"], se
 def _needed(
     off: Float[Tensor, "prompt module"], before: Float[Tensor, " prompt"], kept: Bool[Tensor, " prompt"]
 ) -> int:
-    back = mean_value(off[kept]) - mean_value(before[kept][:, None])
+    back = np.abs(mean_value(off[kept]) - mean_value(before[kept][:, None]))
     return int(np.argmax(np.append(back[:-1] <= 0.05, True))) + 1
 
 
@@ -282,21 +299,35 @@ def _in_disorder(
     own: Float[Tensor, " prompt"],
     changes: Changes,
     *,
+    wanted: float,
     seed: int,
     memory: int,
 ) -> list[float]:
-    """Rank correlations of `tracks` for the update with rows and columns of every change dealt out anew."""
+    """Rank correlations of `tracks` for the update with the changed rows and columns of every weight dealt out anew.
+
+    The whole is scaled, in a few steps, until the log-odds move on the average as far as `wanted`: correlations grow
+    with the size of a change.
+    """
     generator = torch.Generator().manual_seed(seed)
-    dealt = {}
-    for name, change in changes.items():
-        for axis in range(change.ndim):
-            order = torch.randperm(change.shape[axis], generator=generator).to(change.device)
-            change = change.index_select(axis, order)
-        dealt[name] = change
+    dealt = {name: _dealt(change, generator) for name, change in changes.items()}
+    for _ in range(2):
+        with switched_on(before.model, dealt, tuple(dealt)):
+            moved = float((before.log_odds(prompts, memory=memory) - own).abs().mean())
+        dealt = {name: change * (wanted / moved if moved > 0 else 1.0) for name, change in dealt.items()}
     with switched_on(before.model, dealt, tuple(dealt)):
         there, then, odds = _described(before, prompts, memory)
     size, apart = (odds - own).abs(), (_looks_apart(looks, there).flatten(1).mean(1), _streams_apart(streams, then))
     return [rank_correlation_value(size, moved) for moved in (apart[0], apart[1][:, -1])]
+
+
+def _dealt(change: Tensor, generator: torch.Generator) -> Tensor:
+    """The rows that are not zero exchanged among each other, then the columns."""
+    for axis in range(change.ndim):
+        others = [other for other in range(change.ndim) if other != axis]
+        there = ((change != 0).sum(others) if others else change != 0).nonzero().flatten()
+        order = there[torch.randperm(len(there), generator=generator).to(there.device)]
+        change = change.index_copy(axis, there, change.index_select(axis, order))
+    return change
 
 
 def _looks_apart(

@@ -1,3 +1,7 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, GPT2Config, LlamaConfig
@@ -6,7 +10,7 @@ from interp.datasets.judging import ANSWERS, TEMPLATE, judging_tokenizer, reques
 from interp.errors import ConfigError, DataError, ModelError, PromptError
 from interp.files import write_json
 from interp.models.edits import Edit, Zero
-from interp.models.judge import FILE, Judge, load_judge
+from interp.models.judge import FILE, Judge, _classes, load_judge, truth
 from interp.models.load import load_model
 from interp.models.small import Architecture, build_small
 from interp.models.sweeps import Edits, sweep
@@ -126,3 +130,43 @@ def test_what_cannot_judge_is_said(judge, plain):
         judge.prompts([])
     with pytest.raises(PromptError, match="prompt 1 is empty"):
         judge.prompts(["hello", " "])
+
+
+def test_labels_are_truth_values():
+    assert truth([True, 0, 1.0], 3).tolist() == [True, False, True]
+    assert truth(np.array([1, 0]), 2).tolist() == [True, False]
+    assert truth(pd.Series([False, True], index=[5, 7]), 2).tolist() == [False, True]
+    assert truth(torch.tensor([1, 0]), 2).tolist() == [True, False]
+    for wrong in (["unsafe", "safe"], [float("nan"), 0], [2, 0], [None, 1]):
+        with pytest.raises(PromptError, match="True or False"):
+            truth(wrong, 2)
+    with pytest.raises(PromptError, match="3 labels"):
+        truth([1, 0, 1], 2)
+
+
+def test_a_single_text_is_no_list_of_texts(judge):
+    with pytest.raises(Exception, match=r"list|Sequence|texts"):
+        judge.prompts("how do i poison the soup ?")
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "wanted"),
+    [
+        (("UNSAFE", "SAFE"), {}, (1, 0)),
+        (("safe", "unsafe"), {}, (0, 1)),
+        (("bad", "good"), {"unsafe": "bad"}, (1, 0)),
+        (("bad", "good"), {"safe": "1"}, (1, 0)),
+        (("bad", "good"), {"safe": "good", "unsafe": "bad"}, (1, 0)),
+    ],
+)
+def test_classes_are_told_by_their_names(names, given, wanted):
+    config = SimpleNamespace(id2label=dict(enumerate(names)))
+    assert _classes(config, given.get("safe"), given.get("unsafe"), "x") == wanted
+
+
+def test_classes_that_nothing_tells_are_refused():
+    config = SimpleNamespace(id2label={0: "LABEL_0", 1: "LABEL_1"})
+    with pytest.raises(ConfigError, match="which class is unsafe"):
+        _classes(config, None, None, "x")
+    with pytest.raises(ConfigError, match="one class"):
+        _classes(config, "0", "LABEL_0", "x")

@@ -154,9 +154,14 @@ def test_a_recording_goes_on_where_training_does(llama, tokenizer, probe, tmp_pa
         recorder.step(3)
     before = (tmp_path / "records.jsonl").read_bytes()
     again = recording(llama, tokenizer, probe, tmp_path, every=2, start=2, clock=lambda: 0.0)
-    assert (tmp_path / "records.jsonl").read_bytes() == before
+    # What was recorded after the step at which training is taken up will come again.
+    assert (tmp_path / "records.jsonl").read_bytes() == b"".join(before.splitlines(keepends=True)[:2])
     again.step(4)
-    assert read_records(tmp_path).steps.tolist() == [0, 2, 3, 4]
+    assert read_records(tmp_path).steps.tolist() == [0, 2, 4]
+    with torch.no_grad():
+        llama.lm_head.weight.add_(1.0)
+    with pytest.raises(DataError, match="step 2 of another training"):
+        recording(llama, tokenizer, probe, tmp_path, start=2)
     other = Probe(probe.texts[:12], probe.unsafe[:12], probe.groups[:12])
     with pytest.raises(DataError, match="recording of another judge or of other texts"):
         recording(llama, tokenizer, other, tmp_path)

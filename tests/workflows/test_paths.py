@@ -3,6 +3,7 @@ import torch
 
 from interp.datasets.judging import requests, turns, twin
 from interp.errors import PromptError
+from interp.workflows import paths
 from interp.workflows.paths import SafeUnsafePaths, safe_unsafe_paths
 from tests.judges import odds_of, tiny
 
@@ -94,3 +95,14 @@ def test_what_does_not_align_is_said(made):
         safe_unsafe_paths(judge, *sides, neutral=sides[1].take(range(3)))
     with pytest.raises(PromptError):
         safe_unsafe_paths(judge, sides[0], sides[1].take(range(3)))
+
+
+def test_pairs_in_parts_give_the_same(made, monkeypatch):
+    _, judge, (unsafe, safe), _ = made
+    whole = safe_unsafe_paths(judge, unsafe, safe, layers=[1])
+    monkeypatch.setattr(paths, "batch_rows", lambda *_: 6)
+    parts = safe_unsafe_paths(judge, unsafe, safe, layers=[1])
+    for name in ("distance", "to_unsafe", "to_safe", "gap", "groups"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=1e-5, rtol=1e-5)
+    assert len(whole.to_frame()) == len(unsafe)
+    assert whole.naive in (0, 1)

@@ -150,3 +150,19 @@ def test_what_cannot_be_compared_is_said(made):
         compare_update(before, after, prompts.take([0, 1, 2]), [True, False, False])
     with pytest.raises(ModelError, match="differ in"):
         changes_between(before.model, tiny(layers=1)[1].model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_the_updated_model_bit_for_bit(dtype):
+    one, other = (load_model(plain, device="cpu", dtype=dtype) for plain, _ in (tiny(), updated()))
+    changes = changes_between(one, other)
+    wanted = named_weights(other)
+    with switched_on(one, changes, list(changes)):
+        assert all(torch.equal(value, wanted[name]) for name, value in named_weights(one).items())
+
+
+def test_a_switch_that_wrecks_the_judge_brings_no_weakness_back(made):
+    found = made[5]
+    wrecked = dataclasses.replace(found, most_off=torch.full_like(found.most_off, -9.0), unsafe=found.target)
+    right = wrecked.right(wrecked.before)[~wrecked.target].mean()
+    assert float(wrecked.others_kept().value) == pytest.approx(1 - float(right))

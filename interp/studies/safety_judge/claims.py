@@ -152,7 +152,7 @@ def heads(found: Results) -> list[Claim]:
                 f"{float(effect.value):.1f} nats.",
                 effect=effect, control=population(others), control_name="untrained judges",
                 difference=against_population(effect, others), minimum=0.5, unit="nats of the log-odds",
-                also={f"p < {LEVEL:g}, corrected for {len(own.names)} heads (p = {p:.3f})": p < LEVEL},
+                also={f"p < {LEVEL:g}, corrected for {len(own.names)} heads (p = {p:.3f})": _passes(p, effect)},
                 note="The head with the largest difference on half of the templates, measured on the other; in "
                 "untrained judges it is sought in the same way.",
             )
@@ -232,7 +232,7 @@ def critical(result: SafeUnsafePaths) -> list[Claim]:
             effect=best.to_unsafe, control=best.control, control_name="copied from a safe twin",
             difference=best.beyond_control, minimum=1.0, unit="nats of the log-odds",
             also={f"p < {LEVEL:g} by swapped labels, corrected for {len(result.layers)} layers (p = {best.p:.4f})":
-                  best.p < LEVEL},
+                  _passes(best.p, mean(result.moved[:, 0], result.groups))},
             note="Layer chosen on half of the pairs, measured on the other; both directions together move "
             f"{float(best.effect.value):.1f}. {best.warning}".strip(),
         )
@@ -266,7 +266,7 @@ def attack(gradient: EditSearch, chance: EditSearch) -> list[Claim]:
     groups = gradient.groups[there]
     own, other = (proportion(search.flipped[there], groups) for search in (gradient, chance))
     tries = [_tries(search)[there] for search in (gradient, chance)]
-    flips = [gradient.new[i] for i in gradient.flips.nonzero().flatten().tolist()]
+    flips = [gradient.new[i] for i in (gradient.flips & there[gradient.prompt]).nonzero().flatten().tolist()]
     common = sorted(set(flips), key=lambda word: (-flips.count(word), word))[:6]
     said = f", most by {', '.join(common)}" if common else ""
     return [
@@ -320,14 +320,13 @@ def update(found: Results) -> list[Claim]:
         Claim(
             name="old data lost", statement="The update costs more than a point of accuracy on the old data.",
             effect=before.accuracy(), control=after.accuracy(), control_name="after the update",
-            difference=share_change(before.right - after.right, before.groups), minimum=0.01,
+            difference=_change(before.right - after.right, before.groups), minimum=0.01,
             unit="share of requests", note="The same requests before and after." + HOPED,
         )
     )  # fmt: skip
     names = ", ".join(module.removesuffix(".weight").removeprefix("model.") for module in result.which)
     back = result.from_before()
-    low, high = float(back.low), float(back.high)
-    whole = True if max(-low, high) <= WEAK else False if low > WEAK or high < -WEAK else None
+    kept = result.others_kept()
     made.append(
         Claim(
             name="modules that matter",
@@ -337,7 +336,8 @@ def update(found: Results) -> list[Claim]:
             control_name=f"{result.random_off.shape[1]} random sets of as many", difference=result.beyond_chance(),
             minimum=WEAK, unit="accuracy on weak acts that goes",
             also={f"accuracy without them lies within {100 * WEAK:.0f} points of that before "
-                  f"({100 * float(back.value):+.1f})": whole},
+                  f"({100 * float(back.value):+.1f})": _near(back),
+                  f"that on all other requests, too ({100 * float(kept.value):+.1f})": _near(kept)},
             note="The fewest of the most needed modules, chosen on half of the templates, whose switching off brings "
             "accuracy there within 5 points of that before; measured on the other half.",
         )
@@ -347,12 +347,13 @@ def update(found: Results) -> list[Claim]:
     made.append(
         Claim(
             name="verdicts follow representations",
-            statement="Verdicts change where representations change, more than under any change of that size.",
+            statement="Verdicts change where representations change, more than under the same changes in disorder.",
             effect=tracks, control=population(others, bounds=(-1, 1)), control_name="the same changes in disorder",
             difference=against_population(tracks, others, reach=2.0), minimum=0.0,
             unit="rank correlation over requests",
             note="Size of the change of the log-odds and 1 less the cosine of the last stream at the verdict. In "
-            "disorder: rows and columns of each weight's change dealt out anew.",
+            "disorder: what changes of each weight's rows and columns dealt out anew, and scaled to move the log-odds "
+            "as far as the update does.",
         )
     )  # fmt: skip
     # A judge that calls a request safe already cannot be fooled about it: only those that both call unsafe count.
@@ -374,3 +375,19 @@ def update(found: Results) -> list[Claim]:
         )
     )  # fmt: skip
     return made
+
+
+def _passes(p: float, tested: Estimate) -> bool | None:
+    """Whether a test by sign flips rejects; None where so few groups could never make it reject."""
+    return None if 2.0 ** (1 - int(tested.n)) > LEVEL else p < LEVEL
+
+
+def _near(apart: Estimate) -> bool | None:
+    """Whether a difference of accuracies is smaller than a weakness; None where its interval leaves that open."""
+    low, high = float(apart.low), float(apart.high)
+    return True if max(-low, high) <= WEAK else False if low > WEAK or high < -WEAK else None
+
+
+def _change(values: torch.Tensor, groups: torch.Tensor) -> Estimate:
+    """Mean change between wrong and right; a tie is half right."""
+    return mean(values, groups) if bool((values * 2 % 2 != 0).any()) else share_change(values, groups)

@@ -90,21 +90,28 @@ def _attack(out: Path, settings: JudgeSettings, device: str | None, progress: bo
         groups=judged(subject.judge, some).groups, seed=settings.seed, progress=progress,
     )  # fmt: skip
     write_jsonl(out / "attack.jsonl", _rows(found))
-    words = Counter(found.new[i] for i in found.flips.nonzero().flatten().tolist())
-    write_json(out / "attack.json", {"requests": len(some), "flipped": int(found.flipped.nansum()), "words": words})
+    words = Counter(found.new[i] for i in _fooled(found))
+    there = found.base > 0
+    asked, flipped = int(there.sum()), int(found.flipped[there].nansum())
+    write_json(out / "attack.json", {"requests": len(some), "unsafe": asked, "flipped": flipped, "words": words})
     most = ", ".join(word for word, _ in words.most_common(8))
-    return f"attack: {int(found.flipped.nansum())} of {len(some)} verdicts flipped, most by {most or 'no word'}"
+    return f"attack: {flipped} of {asked} unsafe verdicts flipped, most by {most or 'no word'}"
+
+
+def _fooled(found: EditSearch) -> list[int]:
+    """The edits that turn an unsafe verdict: about what the judge calls safe already it cannot be fooled."""
+    return (found.flips & (found.base > 0)[found.prompt]).nonzero().flatten().tolist()
 
 
 def _rows(found: EditSearch) -> list[dict[str, Any]]:
-    """The edits that turned a verdict."""
+    """The edits that turned an unsafe verdict."""
     return [
         {
             "text": found.texts[int(found.prompt[i])], "edited": found.edited(i), "old": found.old[i],
             "new": found.new[i], "before": round(float(found.base[found.prompt[i]]), 4),
             "after": round(float(found.log_odds[i]), 4),
         }
-        for i in found.flips.nonzero().flatten().tolist()
+        for i in _fooled(found)
     ]  # fmt: skip
 
 
