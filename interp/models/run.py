@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Lock, RLock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -146,14 +147,24 @@ def forward(
     return kept
 
 
+_TURNS: WeakKeyDictionary[HookedTransformer, Any] = WeakKeyDictionary()
+_MAKING = Lock()
+
+
+def _turn(model: HookedTransformer) -> Any:
+    """A model serves one thread at a time: another one's hooks would act on this one's numbers."""
+    with _MAKING:
+        return _TURNS.setdefault(model, RLock())
+
+
 @contextmanager
 def undisturbed(model: HookedTransformer, gradients: bool = False) -> Iterator[None]:
     """Evaluation mode, without gradients unless asked for; afterwards every mode, gradient flag and random state is
-    as it was."""
-    modes = [m for m in {*model.modules(), *model.original_model.modules()} if m.training]
+    as it was. Other threads wait."""
     place = model_device(model)
     tracking = torch.enable_grad() if gradients else torch.inference_mode()
-    with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), tracking:
+    with _turn(model), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), tracking:
+        modes = [m for m in {*model.modules(), *model.original_model.modules()} if m.training]
         try:
             for module in modes:
                 module.training = False

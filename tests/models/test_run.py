@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -204,3 +206,18 @@ def test_a_site_that_the_architecture_lacks_is_refused(model):
     points.pop(del_name)
     with pytest.raises(ModelError, match="has no site resid_mid"):
         _point(model, points, Site("resid_mid", 0))
+
+
+def test_threads_that_share_a_model_do_not_disturb_each_other(model, ragged):
+    _, prompts = ragged
+
+    def asked(layer):
+        found = edit(model, prompts, [Edit(Site("resid_post", layer), Zero(), at=-1)], ["resid_pre", "logits"])
+        return found["logits"], found["resid_pre", 1].nan_to_num()
+
+    wanted = [asked(0), asked(1)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: asked(i % 2), range(24)))
+    for i, (logits, stream) in enumerate(found):
+        assert torch.equal(logits, wanted[i % 2][0])
+        assert torch.equal(stream, wanted[i % 2][1])

@@ -117,6 +117,7 @@ def test_both_paths_give_the_same_numbers(form, weights):
     for readout, memory in ((wide, 1 << 30), (narrow, 1 << 30), (wide, 3_000_000)):
         found = sweep(model, edits, readout, path="packed", memory=memory)
         assert found.path == "packed"
+        assert not found.values.is_inference()
         known = wanted.values[..., : found.values.shape[-1]]
         torch.testing.assert_close(found.values, known, atol=2e-5, rtol=1e-5, equal_nan=True)
         torch.testing.assert_close(found.base, wanted.base[:, : found.base.shape[-1]], equal_nan=True)

@@ -429,7 +429,7 @@ def packed_sweep(
                     bar.advance(task)
                     if rows is not None:
                         _score(net, climb, rows, stream, readout, memory, values)
-    return values, unedited
+    return values.clone(), unedited.clone()  # tensors that a caller may go on writing to
 
 
 def _tiles(
