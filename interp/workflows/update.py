@@ -138,13 +138,14 @@ class UpdateComparison:
     def from_before(self) -> Estimate:
         """Accuracy on `held` without the modules that matter, less that before the update: 0 where the weakness is
         back whole."""
-        kept = self.held()
-        return share_change(self.right(self.off())[kept] - self.right(self.before)[kept], self.groups[kept])
+        return self._from_before(self.held())
 
     def others_kept(self) -> Estimate:
         """Accuracy on all but the target prompts without the modules that matter, less that before: a switch that
         wrecks the judge would bring any weakness back."""
-        kept = ~self.target
+        return self._from_before(~self.target)
+
+    def _from_before(self, kept: Bool[Tensor, " prompt"]) -> Estimate:
         return share_change(self.right(self.off())[kept] - self.right(self.before)[kept], self.groups[kept])
 
     def _by_chance(self, kept: Bool[Tensor, " prompt"]) -> Float[Tensor, " held"]:

@@ -113,6 +113,14 @@ class Network:
         """Heads side by side as an axis of their own."""
         return flat.unflatten(-1, (-1, self.d_head))
 
+    def qkv(
+        self, block: Block, stream: Float[Tensor, "... d_model"]
+    ) -> tuple[Float[Tensor, "... head d_head"], Float[Tensor, "... kv d_head"], Float[Tensor, "... kv d_head"]]:
+        """Queries, keys (neither turned yet) and values."""
+        x = block.ln1(stream)
+        q, k, v = (self.heads(F.linear(x, *weights)) for weights in (block.q, block.k, block.v))
+        return q, k, v
+
     def angles(self, columns: int) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines of the first columns [column, 1, d_head]."""
         if self.rotary is None:

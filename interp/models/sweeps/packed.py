@@ -11,27 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from rich.progress import Progress
 from torch import Tensor
 
-from interp.models.edits import Edit
 from interp.models.load import HookedTransformer
 from interp.models.run import capture, model_device, undisturbed
 from interp.models.sweeps.blocks import Block, Network, turned
 from interp.models.sweeps.grid import Edits, Readout, unlike
+from interp.models.sweeps.plan import AFTER, BEFORE, BETWEEN, CLIMBING, INSIDE, NEURONS, Group, Plan, plan_of
 from interp.prompts import Prompts
 from interp.sites import Site
 
-CLIMBING, BEFORE, INSIDE, BETWEEN, NEURONS, AFTER = range(-1, 5)
-_STAGES = {
-    "resid_pre": BEFORE, "q": INSIDE, "k": INSIDE, "v": INSIDE, "pattern": INSIDE, "z": INSIDE, "attn_out": BETWEEN,
-    "resid_mid": BETWEEN, "mlp_post": NEURONS, "mlp_out": AFTER, "resid_post": AFTER,
-}  # fmt: skip
-"""How far into its layer a site stands: before attention, inside it, between it and the MLP, inside that, after it."""
 _ENTRY, _LOGITS = Site("resid_pre", 0), Site("logits")
 _ROUNDING = 8
 """Differences of so many units in the last place, of the largest number there, are no change."""
@@ -89,82 +82,18 @@ class _Base:
     after: Float[Tensor, "prompt pos d_model"]
 
 
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Edits of several cells at one site that write the same value into the same units."""
-
-    edit: Edit
-    cells: Int[Tensor, " cell"]
-    touched: Bool[Tensor, "cell prompt pos"]
-    """Which columns each cell touches."""
-
-    def rows(self, cells: Int[Tensor, " row"]) -> tuple[Int[Tensor, " hit"], Int[Tensor, " hit"]]:
-        """The rows that this edits, and the places of their cells here."""
-        place = torch.searchsorted(self.cells, cells).clamp(max=len(self.cells) - 1)
-        hit = (self.cells[place] == cells).nonzero().flatten()
-        return hit, place[hit]
-
-
-@dataclass(frozen=True, eq=False)
-class _Plan:
-    """All cells' edits in the order in which they are carried out."""
-
-    at: dict[Site, list[_Group]]
-    of: dict[Site, dict[int, list[int]]]
-    """Which of a site's groups a cell belongs to."""
-    first: Int[Tensor, "cell prompt"]
-    """The first column that a cell's edits touch in a prompt; the width where they touch none."""
-    begin: list[tuple[int, int]]
-    """Layer and stage at which each cell begins."""
-    end: list[tuple[int, int]]
-    """Layer and stage of its last edit."""
-
-    def hits(self, site: Site, rows: _Rows) -> Iterator[tuple[_Group, Int[Tensor, " hit"], Int[Tensor, " hit"]]]:
-        """The groups of a site that edit some of these rows, with the rows and the places of their cells."""
-        if site not in self.of:
-            return
-        known = self.of[site]
-        found = {number for cell in set(rows.cell.tolist()) for number in known.get(cell, ())}
-        for number in sorted(found):
-            yield self.at[site][number], *self.at[site][number].rows(rows.cell)
-
-
-def _plan(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, place: torch.device) -> _Plan:
-    width = prompts.tokens.shape[1]
-    first = torch.full((len(cells), len(prompts)), width)
-    gathered: dict[tuple[Site, int, Any, tuple[bool, int]], tuple[Edit, list[int], list[Tensor]]] = {}
-    begin, end = [], []
-    for number, cell in enumerate(cells):
-        stages = []
-        for order, edit in enumerate(cell):
-            site = edit.site
-            # The stream after one block is the stream before the next.
-            if site.name == "resid_post" and site.layer + 1 < n_layers:
-                site = Site("resid_pre", site.layer + 1)
-            stages.append((site.layer, _STAGES[site.name]))
-            where = edit.where(prompts)
-            column = torch.where(where.any(1), where.int().argmax(1), width)
-            first[number] = torch.minimum(first[number], column)
-            units = tuple(edit.units) if isinstance(edit.units, Sequence) else edit.units
-            # Edits of one cell at one site act one after the other, those of the block below first.
-            rank = edit.site == site, sum(other.site == edit.site for other in cell[:order])
-            key = site, id(edit.value), units, rank
-            same = gathered.setdefault(key, (replace(edit, at=None), [], []))
-            same[1].append(number)
-            same[2].append(where)
-        begin.append(min(stages))
-        end.append(max(stages))
-    at: dict[Site, list[tuple[tuple[bool, int], _Group]]] = {}
-    for (site, _, _, rank), (edit, numbers, masks) in gathered.items():
-        group = _Group(edit, torch.tensor(numbers, device=place), torch.stack(masks).to(place))
-        at.setdefault(site, []).append((rank, group))
-    ordered = {site: [group for _, group in sorted(groups, key=lambda one: one[0])] for site, groups in at.items()}
-    of: dict[Site, dict[int, list[int]]] = {site: {} for site in ordered}
-    for site, groups in ordered.items():
-        for number, group in enumerate(groups):
-            for cell in group.cells.tolist():
-                of[site].setdefault(cell, []).append(number)
-    return _Plan(ordered, of, first.to(place), begin, end)
+def _base(net: Network, block: Block, stream: Float[Tensor, "prompt pos d_model"], keep_neurons: bool = False) -> _Base:
+    """One layer of the base run."""
+    q, k, v = net.qkv(block, stream)
+    angles = net.angles(stream.shape[1])
+    turned_k = turned(k, angles)
+    here = torch.arange(stream.shape[1], device=stream.device).expand(len(stream), -1)
+    z = net.read(net.pattern(block, turned(q, angles), turned_k, here), v)
+    attn_out = block.attn_out(z)
+    mid = stream + attn_out
+    neurons = block.neurons(mid) if keep_neurons else None
+    mlp_out = block.mlp_out(mid.flatten(0, 1)).reshape(mid.shape) if neurons is None else block.from_neurons(neurons)
+    return _Base(stream, q, k, v, turned_k, z, attn_out, mid, neurons, mlp_out, mid + mlp_out)
 
 
 @dataclass(eq=False)
@@ -172,7 +101,7 @@ class _Climb:
     """One tile: some prompts, some cells, all layers."""
 
     net: Network
-    plan: _Plan
+    plan: Plan
     index: Int[Tensor, " prompt"]
     """Numbers of the tile's prompts among all."""
     cells: Int[Tensor, " cell"]
@@ -198,7 +127,7 @@ class _Climb:
         tables: list[_Rows] = []
         for layer, block in enumerate(self.net.blocks):
             starting = [c for c in self.cells.tolist() if self.plan.begin[c][0] == layer]
-            base = self._base(block, stream, any(self.plan.begin[c] == (layer, NEURONS) for c in starting))
+            base = _base(self.net, block, stream, any(self.plan.begin[c] == (layer, NEURONS) for c in starting))
             entering = (part for stage in range(5) for part in self._entering(base, layer, stage, starting))
             climbed = [self._layer(layer, block, base, rows) for some in (tables, entering) for rows in some]
             tables = _joined([rows for rows in climbed if len(rows.row)], self.tokens)
@@ -207,20 +136,6 @@ class _Climb:
                 yield None, stream
         # Joined once more: what is scored is one table.
         yield (_together(tables) if tables else None), stream
-
-    def _base(self, block: Block, stream: Tensor, neurons: bool) -> _Base:
-        x = block.ln1(stream)
-        q, k, v = (self.net.heads(torch.nn.functional.linear(x, *weights)) for weights in (block.q, block.k, block.v))
-        angles = self.net.angles(self.columns)
-        turned_k = turned(k, angles)
-        here = torch.arange(self.columns, device=stream.device).expand(len(stream), -1)
-        z = self.net.read(self.net.pattern(block, turned(q, angles), turned_k, here), v)
-        attn_out = block.attn_out(z)
-        mid = stream + attn_out
-        mlp_out = block.mlp_out(mid.flatten(0, 1)).reshape(mid.shape)
-        return _Base(
-            stream, q, k, v, turned_k, z, attn_out, mid, block.neurons(mid) if neurons else None, mlp_out, mid + mlp_out
-        )
 
     def _entering(self, base: _Base, layer: int, stage: int, starting: Sequence[int]) -> Iterator[_Rows]:
         """Rows that begin at a stage, in tables; their tokens are the base run's."""
@@ -245,7 +160,8 @@ class _Climb:
         """The rows after the layer."""
         last = layer == len(self.net.blocks) - 1
         if rows.begin <= BEFORE:
-            rows, _ = self._changed(rows, "resid_pre", layer, base.stream)
+            edited = self._edited(rows, rows.stream, Site("resid_pre", layer))
+            rows = self._pruned(replace(rows, stream=edited), layer, BEFORE, base.stream)
         if rows.begin <= INSIDE:
             rows, attn_out = self._attention(layer, block, base, rows, last)
         else:
@@ -253,23 +169,19 @@ class _Climb:
         if rows.begin <= BETWEEN:
             attn_out = self._edited(rows, attn_out, Site("attn_out", layer))
             mid = self._edited(rows, rows.stream + attn_out, Site("resid_mid", layer))
-            rows, mid = self._pruned(replace(rows, stream=mid), layer, BETWEEN, base.mid)
+            rows = self._pruned(replace(rows, stream=mid), layer, BETWEEN, base.mid)
+            mid = rows.stream
         else:
             mid = rows.of(base.mid)
         if rows.begin > NEURONS:
             mlp_out = rows.of(base.mlp_out)
-        elif any(True for _ in self.plan.hits(Site("mlp_post", layer), rows)):
+        elif any(True for _ in self.plan.hits(Site("mlp_post", layer), rows.cell)):
             mlp_out = self._neurons(layer, block, base, rows, mid)
         else:
             mlp_out = block.mlp_out(mid)
         mlp_out = self._edited(rows, mlp_out, Site("mlp_out", layer))
         after = self._edited(rows, mid + mlp_out, Site("resid_post", layer))
-        rows, _ = self._pruned(replace(rows, stream=after), layer, AFTER, base.after)
-        return replace(rows, begin=CLIMBING)
-
-    def _changed(self, rows: _Rows, name: str, layer: int, base: Tensor) -> tuple[_Rows, Tensor]:
-        edited = replace(rows, stream=self._edited(rows, rows.stream, Site(name, layer)))
-        return self._pruned(edited, layer, _STAGES[name], base)
+        return replace(self._pruned(replace(rows, stream=after), layer, AFTER, base.after), begin=CLIMBING)
 
     def _attention(
         self, layer: int, block: Block, base: _Base, rows: _Rows, last: bool
@@ -308,7 +220,7 @@ class _Climb:
             table = q.new_zeros(len(k), columns.shape[1], *q.shape[1:])
             table[rows.row, place] = q
             pattern = self.net.pattern(block, table, k, columns)
-            for group, hit, cell in self.plan.hits(sites["pattern"], rows):
+            for group, hit, cell in self.plan.hits(sites["pattern"], rows.cell):
                 touched = self._touched(group, rows, hit, cell)
                 pattern[hit] = group.edit.apply(pattern[hit], touched, self.index[rows.prompt[hit]])
             z = self.net.read(pattern, v)[rows.row, place]
@@ -337,7 +249,7 @@ class _Climb:
 
     def _edited(self, rows: _Rows, tokens: Float[Tensor, "token ..."], site: Site) -> Float[Tensor, "token ..."]:
         """The tokens with all edits at a site carried out."""
-        for group, hit, cell in self.plan.hits(site, rows):
+        for group, hit, cell in self.plan.hits(site, rows.cell):
             place = torch.full((len(rows.cell),), -1, device=hit.device)
             place[hit] = torch.arange(len(hit), device=hit.device)
             mine = place[rows.row] >= 0
@@ -349,7 +261,7 @@ class _Climb:
             tokens[mine] = new[row, column]
         return tokens
 
-    def _touched(self, group: _Group, rows: _Rows, hit: Tensor, cell: Tensor) -> Bool[Tensor, "hit pos"]:
+    def _touched(self, group: Group, rows: _Rows, hit: Tensor, cell: Tensor) -> Bool[Tensor, "hit pos"]:
         return group.touched[cell, self.index[rows.prompt[hit]], : self.columns]
 
     def _live(
@@ -369,11 +281,9 @@ class _Climb:
         waiting = torch.tensor([self.plan.end[c] > (layer, stage) for c in rows.cell.tolist()], device=first.device)
         return (rows.column >= first[rows.row]) | waiting[rows.row]
 
-    def _pruned(self, rows: _Rows, layer: int, stage: int, base: Tensor) -> tuple[_Rows, Tensor]:
+    def _pruned(self, rows: _Rows, layer: int, stage: int, base: Tensor) -> _Rows:
         kept = self._live(rows, layer, stage, rows.stream, base)
-        if kept is not None:
-            rows = rows.keep(kept)
-        return rows, rows.stream
+        return rows if kept is None else rows.keep(kept)
 
 
 def _together(tables: Sequence[_Rows]) -> _Rows:
@@ -414,7 +324,7 @@ def packed_sweep(
             return why_not
         unedited = readout.score(base[_LOGITS], torch.arange(n, device=here)).cpu()
         values = unedited[:, None].repeat(1, len(edits.cells), 1)
-        plan = _plan(edits.cells, prompts, n_layers, here)
+        plan = plan_of(edits.cells, prompts, n_layers, here)
         ends = torch.minimum(prompts.lengths, prompts.reads.amax(1) + 1).clamp(min=1).to(here)
         reads, entry = prompts.reads.to(here), torch.nan_to_num(base[_ENTRY])
         tiles = list(_tiles(net, plan, ends, memory))
@@ -433,7 +343,7 @@ def packed_sweep(
 
 
 def _tiles(
-    net: Network, plan: _Plan, ends: Int[Tensor, " prompt"], memory: int
+    net: Network, plan: Plan, ends: Int[Tensor, " prompt"], memory: int
 ) -> Iterator[tuple[Int[Tensor, " prompt"], Int[Tensor, " cell"]]]:
     """Prompts of like length with as many cells as half of the budget holds at their end."""
     carried = (ends - plan.first).clamp(min=0).sum(0)
@@ -491,13 +401,8 @@ def _unlike(net: Network, prompts: Prompts, entry: Tensor, wanted: Tensor) -> st
     some = prompts.lengths.argsort(descending=True)[:2].to(entry.device)
     reads = prompts.reads.to(entry.device)[some]
     stream = torch.nan_to_num(entry[some])
-    here = torch.arange(stream.shape[1], device=stream.device).expand(len(stream), -1)
-    angles = net.angles(stream.shape[1])
     for block in net.blocks:
-        x = block.ln1(stream)
-        q, k, v = (net.heads(torch.nn.functional.linear(x, *weights)) for weights in (block.q, block.k, block.v))
-        stream = stream + block.attn_out(net.read(net.pattern(block, turned(q, angles), turned(k, angles), here), v))
-        stream = stream + block.mlp_out(stream.flatten(0, 1)).reshape(stream.shape)
+        stream = _base(net, block, stream).after
     found = net.logits(stream[torch.arange(len(stream), device=stream.device)[:, None], reads.clamp(min=0)])
     absent = (reads < 0)[..., None]
     if unlike(found.masked_fill(absent, torch.nan), wanted[some].masked_fill(absent, torch.nan)):

@@ -1,0 +1,106 @@
+"""The order of a sweep's work: where each cell begins and ends, and which edits of many cells are one.
+
+Cells of a grid write the same value into the same units and differ in columns alone; they are carried out together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.models.edits import Edit
+from interp.prompts import Prompts
+from interp.sites import Site
+
+CLIMBING, BEFORE, INSIDE, BETWEEN, NEURONS, AFTER = range(-1, 5)
+STAGES = {
+    "resid_pre": BEFORE, "q": INSIDE, "k": INSIDE, "v": INSIDE, "pattern": INSIDE, "z": INSIDE, "attn_out": BETWEEN,
+    "resid_mid": BETWEEN, "mlp_post": NEURONS, "mlp_out": AFTER, "resid_post": AFTER,
+}  # fmt: skip
+"""How far into its layer a site stands: before attention, inside it, between it and the MLP, inside that, after it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Edits of several cells at one site that write the same value into the same units."""
+
+    edit: Edit
+    cells: Int[Tensor, " cell"]
+    touched: Bool[Tensor, "cell prompt pos"]
+    """Which columns each cell touches."""
+
+    def rows(self, cells: Int[Tensor, " row"]) -> tuple[Int[Tensor, " hit"], Int[Tensor, " hit"]]:
+        """The rows that this edits, and the places of their cells here."""
+        place = torch.searchsorted(self.cells, cells).clamp(max=len(self.cells) - 1)
+        hit = (self.cells[place] == cells).nonzero().flatten()
+        return hit, place[hit]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All cells' edits in the order in which they are carried out."""
+
+    at: dict[Site, list[Group]]
+    of: dict[Site, dict[int, list[int]]]
+    """Which of a site's groups a cell belongs to."""
+    first: Int[Tensor, "cell prompt"]
+    """The first column that a cell's edits touch in a prompt; the width where they touch none."""
+    begin: list[tuple[int, int]]
+    """Layer and stage at which each cell begins."""
+    end: list[tuple[int, int]]
+    """Layer and stage of its last edit."""
+
+    def hits(
+        self, site: Site, cells: Int[Tensor, " row"]
+    ) -> Iterator[tuple[Group, Int[Tensor, " hit"], Int[Tensor, " hit"]]]:
+        """The groups of a site that edit rows of these cells, with the rows and the places of their cells."""
+        if site not in self.of:
+            return
+        known = self.of[site]
+        found = {number for cell in set(cells.tolist()) for number in known.get(cell, ())}
+        for number in sorted(found):
+            yield self.at[site][number], *self.at[site][number].rows(cells)
+
+
+def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, place: torch.device) -> Plan:
+    """Sort the edits of all cells by where and in which order they are carried out."""
+    width = prompts.tokens.shape[1]
+    first = torch.full((len(cells), len(prompts)), width)
+    gathered: dict[tuple[Site, int, Any, tuple[bool, int]], tuple[Edit, list[int], list[Tensor]]] = {}
+    begin, end = [], []
+    for number, cell in enumerate(cells):
+        stages = []
+        for order, edit in enumerate(cell):
+            site = edit.site
+            # The stream after one block is the stream before the next.
+            if site.name == "resid_post" and site.layer + 1 < n_layers:
+                site = Site("resid_pre", site.layer + 1)
+            stages.append((site.layer, STAGES[site.name]))
+            where = edit.where(prompts)
+            column = torch.where(where.any(1), where.int().argmax(1), width)
+            first[number] = torch.minimum(first[number], column)
+            units = tuple(edit.units) if isinstance(edit.units, Sequence) else edit.units
+            # Edits of one cell at one site act one after the other, those of the block below first.
+            rank = edit.site == site, sum(other.site == edit.site for other in cell[:order])
+            key = site, id(edit.value), units, rank
+            same = gathered.setdefault(key, (replace(edit, at=None), [], []))
+            same[1].append(number)
+            same[2].append(where)
+        begin.append(min(stages))
+        end.append(max(stages))
+    at: dict[Site, list[tuple[tuple[bool, int], Group]]] = {}
+    for (site, _, _, rank), (edit, numbers, masks) in gathered.items():
+        group = Group(edit, torch.tensor(numbers, device=place), torch.stack(masks).to(place))
+        at.setdefault(site, []).append((rank, group))
+    ordered = {site: [group for _, group in sorted(groups, key=lambda one: one[0])] for site, groups in at.items()}
+    of: dict[Site, dict[int, list[int]]] = {site: {} for site in ordered}
+    for site, groups in ordered.items():
+        for number, group in enumerate(groups):
+            for cell in group.cells.tolist():
+                of[site].setdefault(cell, []).append(number)
+    return Plan(ordered, of, first.to(place), begin, end)
