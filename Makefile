@@ -7,7 +7,7 @@ OUT ?= reports
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce test check format models clean
+.PHONY: reproduce test check format models bench bench-quick clean
 
 reproduce: $(VENV)/.installed
 	$(BIN)/interp run arithmetic kill-switch safety-judge --out $(OUT)
@@ -24,6 +24,13 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# interp beside its peers, each in an environment of its own below .venv-bench; hours. The quick form takes 3 minutes.
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.run
+
+bench-quick: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.run --quick --out runs/bench-quick
 
 # Train the shipped models again; their cards tell how long each took.
 MODELS := data/models
@@ -57,4 +64,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) reports runs dist
+	rm -rf $(VENV) .venv-bench reports runs dist
