@@ -70,11 +70,12 @@ class Tool:
     """How many cells stand for all where all would take too long; 0: always all."""
 
 
+GENERIC = "interp, generic path"
 OURS = Tool("interp", "benchmarks.ours", tuple(JOBS), samples=lambda cells: 0)
 TOOLS = (
     OURS,
     Tool(
-        "interp, generic path", "benchmarks.ours", ("residual", "heads", "ablation"), ("--generic",),
+        GENERIC, "benchmarks.ours", ("residual", "heads", "ablation"), ("--generic",),
         samples=lambda cells: max(20, cells // 10),
     ),
     Tool("TransformerLens", "benchmarks.peers.transformer_lens", ("residual", "heads", "edges", "nodes", "lens")),

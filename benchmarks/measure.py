@@ -16,8 +16,6 @@ from benchmarks.count import Count, operations
 from benchmarks.jobs import OURS, Job, Task, Tool
 from benchmarks.workers import ToolError, Workers
 
-SHORTEST = 0.3
-"""Seconds that one timing lasts at least; shorter runs are repeated in it."""
 LONG_ROUND, FEW = 60.0, 3
 """A round longer than this is repeated only so often."""
 
@@ -29,6 +27,8 @@ class Settings:
     runs: int = 5
     longest: float = 20.0
     """A loop that would take more seconds is timed on some of its cells."""
+    shortest: float = 0.3
+    """Seconds that one timing lasts at least: shorter runs are repeated in it."""
 
 
 @dataclass
@@ -111,9 +111,9 @@ def _values(one: Measured, task: Task, ask: Mapping[str, Any], workers: Workers,
     one.values = np.load(out)
     out.unlink()
     seconds = sum(reply["wall"])
-    if seconds < SHORTEST:  # the first run also warmed up
+    if seconds < settings.shortest:  # the first run also warmed up
         seconds = sum(worker.ask(**ask, cells=one.cells)["wall"])
-    one.repeat = max(1, min(100, math.ceil(SHORTEST / max(seconds, 1e-4))))
+    one.repeat = max(1, min(100, math.ceil(settings.shortest / max(seconds, 1e-4))))
 
 
 def _spread(count: int, total: int) -> list[int]:
@@ -167,7 +167,7 @@ def _spent(one: Measured) -> float:
 
 def _record(task: Task, found: Sequence[Measured], rates: Sequence[float], device: str) -> dict[str, Any]:
     """What goes into the JSON."""
-    ours = next((one for one in found if one.tool == OURS and one.wall), None)
+    ours = next((one for one in found if one.tool == OURS and one.wall and not one.error), None)
     counted = operations(task.job.key, task.shape, task.case)
     record: dict[str, Any] = {
         "job": task.job.key,
@@ -185,12 +185,11 @@ def _record(task: Task, found: Sequence[Measured], rates: Sequence[float], devic
     if task.job.cells is not None:
         naive = Count(task.shape, task.case).naive()
         record["naive_operations"] = task.case.pairs * task.job.cells(task.shape, task.case) * naive
-    if counted is not None:
-        limits = [counted / rate for rate in rates]
-        record["limit_seconds"] = statistics.median(limits)
+    best = max((rate for rate in rates if rate > 0), default=None)  # what else runs on a machine can only lower it
+    if counted is not None and best is not None:
+        record["limit_seconds"] = counted / best
         if ours is not None:
-            shares = [limit / seconds for limit, seconds in zip(limits, ours.wall, strict=True)]
-            record["efficiency"] = statistics.median(shares)
+            record["efficiency"] = counted / best / statistics.median(ours.wall)
     return record
 
 

@@ -7,8 +7,8 @@ import time
 import torch
 
 TOKENS = 1024
-LARGE = 2048
-SECONDS = 0.15
+LARGE = 1024
+SECONDS = 0.1
 
 
 def names(width: int) -> list[str]:

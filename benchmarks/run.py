@@ -10,7 +10,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from rich.console import Console
 
 from benchmarks import growth, jobs, memory, report
 from benchmarks.inputs import Shape, write
-from benchmarks.jobs import JOBS, OURS, SHAPES, TOOLS, Task, Tool
+from benchmarks.jobs import GENERIC, JOBS, OURS, SHAPES, TOOLS, Task, Tool
 from benchmarks.measure import Settings, measure
 from benchmarks.rate import names
 from interp.files import make_folder, write_json
@@ -107,15 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--patience", type=float, default=1800, help="seconds after which a tool is given up")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args(arguments)
-    settings = Settings(given.runs or (3 if given.quick else 5), given.longest or (2.0 if given.quick else 20.0))
+    usual = Settings(runs=3, longest=2.0, shortest=0.15) if given.quick else Settings()
+    settings = replace(usual, runs=given.runs or usual.runs, longest=given.longest or usual.longest)
     torch.set_num_threads(1)
-    tools = [tool for tool in TOOLS if given.tools is None or tool.name in given.tools]
+    chosen = given.tools or [tool.name for tool in TOOLS if not given.quick or tool.name != GENERIC]
+    tools = [tool for tool in TOOLS if tool.name in chosen]
     tasks = [t for t in jobs.tasks(given.quick) if t.job.key in given.jobs and t.shape.name in given.models]
     tasks.sort(key=lambda task: list(SHAPES).index(task.shape.name))
     about = {
         "provenance": provenance(),
         "quick": given.quick,
-        "settings": {"runs": settings.runs, "longest": settings.longest, "threads": 1},
+        "settings": {**asdict(settings), "threads": 1},
         "matrix_products": {shape.name: names(shape.width) for shape in SHAPES.values()},
     }
     out = make_folder(given.out)
@@ -126,9 +128,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with Workers(
                 device, Path(folder), status.update, peers=not given.quick, patience=given.patience
             ) as workers:
-                asked = {task.job.key for task in tasks} | ({"residual"} if "growth" in given.parts else set())
-                workers.start([tool for tool in tools if asked & set(tool.jobs)])
                 if "jobs" in given.parts:
+                    asked = {task.job.key for task in tasks}
+                    workers.start([tool for tool in tools if asked & set(tool.jobs)])
                     bench.run_jobs(tasks, tools, workers)
                 if "growth" in given.parts:
                     growing = [tool for tool in tools if tool.name in GROWING[: 1 if given.quick else None]]
