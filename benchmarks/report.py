@@ -145,15 +145,15 @@ def _memory(found: Record) -> Iterator[str]:
             rows.append([*what, "", "", "", f"did not run: {one['error']}"])
             continue
         verdict = "within" if one["share"] <= TOLERANCE else "over"
-        rows.append([*what, f"{one['process_before'] >> 20}", f"{one['above'] >> 20}", f"{one['share']:.2f}", verdict])
+        rows.append([*what, f"{one['weights'] >> 20}", f"{one['above'] >> 20}", f"{one['share']:.2f}", verdict])
     columns = (
         "model",
         "job",
         "pairs x tokens",
         "budget",
-        "process before",
-        "peak above it",
-        "peak / (before + budget)",
+        "weights",
+        "peak above before",
+        "(weights + peak) / (weights + budget)",
         "",
     )
     yield f"## Memory of a sweep (MB; within: at most {TOLERANCE})\n\n" + _rows(columns, rows)
@@ -168,6 +168,9 @@ def _errors(found: Record) -> Iterator[str]:
             rows.append([name, device, versions, f"did not start: {said}" if said else ""])
     if rows:
         yield "## Tools\n\n" + _rows(("tool", "device", "versions", ""), rows)
+
+
+_TICKS = [step * 10.0**power for power in range(-4, 5) for step in (1, 2, 5)]
 
 
 # Plots ---------------------------------------------------------------------------------------------------------------
@@ -205,7 +208,7 @@ def _ratios(records: Sequence[Record], device: str) -> go.Figure:
     labels = [_label(record) for record in records]
     made = figure(
         f"Time over interp's ({device})", "right of the line interp is faster; values were compared first",
-        width=900, height=160 + 24 * sum(len(record["tools"]) for record in records),
+        width=900, height=200 + 34 * len(records),
     )  # fmt: skip
     names = dict.fromkeys(tool["tool"] for record in records for tool in record["tools"] if tool["tool"] != "interp")
     for number, name in enumerate(names):
@@ -215,14 +218,13 @@ def _ratios(records: Sequence[Record], device: str) -> go.Figure:
             for tool in record["tools"]
             if tool["tool"] == name and tool["ratio"]
         ]
-        if there:
-            made.add_bar(
-                y=[label for label, _ in there], x=[ratio for _, ratio in there], name=name, orientation="h",
-                marker={"color": PALETTE[number % len(PALETTE)]}, text=[f"{ratio:.1f}" for _, ratio in there],
-            )  # fmt: skip
+        made.add_scatter(
+            y=[label for label, _ in there], x=[ratio for _, ratio in there], name=name, mode="markers",
+            marker={"color": PALETTE[number], "symbol": MARKERS[number], "size": 10},
+        )  # fmt: skip
     made.add_vline(x=1, line={"color": GREY, "dash": "dot"})
-    made.update_xaxes(type="log", title="median ratio of times (log scale)")
-    made.update_yaxes(autorange="reversed")
+    made.update_xaxes(type="log", title="median ratio of times (log scale)", tickvals=_TICKS)
+    made.update_yaxes(autorange="reversed", categoryorder="array", categoryarray=labels)
     return made
 
 
@@ -262,5 +264,5 @@ def _growing(line: Record) -> go.Figure:
             y = [y[-1] * count / counted[-1] for count in counted]
             made.add_scatter(x=x, y=y, name="counted operations", mode="lines", line={"color": GREY, "dash": "dot"})
     made.update_xaxes(type="log", title=line["line"], tickvals=x)
-    made.update_yaxes(type="log", title="seconds")
+    made.update_yaxes(type="log", title="seconds", tickvals=_TICKS)
     return made

@@ -32,6 +32,8 @@ from interp.results import provenance
 RESULTS = ROOT / "benchmarks" / "results"
 GROWING = ("interp", "TransformerLens")
 PARTS = ("jobs", "growth", "memory")
+ON_PROCESSOR = ("probing",)
+"""Jobs that run there whatever the device."""
 
 
 class Bench:
@@ -129,9 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 device, Path(folder), status.update, peers=not given.quick, patience=given.patience
             ) as workers:
                 if "jobs" in given.parts:
-                    asked = {task.job.key for task in tasks}
+                    here = [task for task in tasks if device == "cpu" or task.job.key not in ON_PROCESSOR]
+                    asked = {task.job.key for task in here}
                     workers.start([tool for tool in tools if asked & set(tool.jobs)])
-                    bench.run_jobs(tasks, tools, workers)
+                    bench.run_jobs(here, tools, workers)
                 if "growth" in given.parts:
                     growing = [tool for tool in tools if tool.name in GROWING[: 1 if given.quick else None]]
                     bench.run_growth(growth.lines(given.quick), growing, workers)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.inputs import Case, Inputs, Pairs
+from benchmarks.inputs import Case, Inputs
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,6 @@ def _version(name: str) -> str:
         return "?"
 
 
-def cell_loop(
-    pairs: Pairs, total: int, run: Callable[[int], torch.Tensor], chosen: Sequence[int] | None
-) -> torch.Tensor:
+def cell_loop(total: int, run: Callable[[int], torch.Tensor], chosen: Sequence[int] | None) -> torch.Tensor:
     """Values [pair, cell] of a plain loop over cells, `run` giving the scores of one of them."""
     return torch.stack([run(cell) for cell in (range(total) if chosen is None else chosen)], 1)

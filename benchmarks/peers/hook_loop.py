@@ -62,7 +62,7 @@ def _patched(
 
             return pairs.score(_run(model, pairs.corrupted, places[layer], put))
 
-        return cell_loop(pairs, cells, cell, chosen)
+        return cell_loop(cells, cell, chosen)
 
     return Work(grid, once)
 
@@ -102,7 +102,7 @@ def ablation(model: Any, inputs: Inputs, case: Case) -> Work:
 
             return pairs.score(_run(model, pairs.clean, _heads(model)[layer], erase))
 
-        return cell_loop(pairs, shape.layers * shape.heads, cell, chosen)
+        return cell_loop(shape.layers * shape.heads, cell, chosen)
 
     return Work(grid)
 

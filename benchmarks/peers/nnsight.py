@@ -8,17 +8,12 @@ from typing import Any
 import torch
 from nnsight import NNsight, save
 
-from benchmarks.inputs import Case, Inputs, Pairs
+from benchmarks.inputs import Case, Inputs
 from benchmarks.worker import Work, cell_loop, serve
 
 
 def load(inputs: Inputs) -> Any:
     return NNsight(inputs.model())
-
-
-def _score(logits: Any, pairs: Pairs) -> Any:
-    rows = torch.arange(len(pairs.answers))
-    return logits[rows, -1, pairs.answers] - logits[rows, -1, pairs.foils]
 
 
 def residual(model: Any, inputs: Inputs, case: Case) -> Work:
@@ -36,10 +31,10 @@ def residual(model: Any, inputs: Inputs, case: Case) -> Work:
             layer, position = divmod(number, case.tokens)
             with model.trace(input_ids=pairs.corrupted):
                 model.transformer.h[layer].input[:, position] = kept[layer][:, position]
-                score = _score(model.lm_head.output, pairs).save()
+                score = pairs.score(model.lm_head.output).save()
             return score
 
-        return cell_loop(pairs, layers * case.tokens, cell, chosen)
+        return cell_loop(layers * case.tokens, cell, chosen)
 
     return Work(grid, once)
 
@@ -62,10 +57,10 @@ def heads(model: Any, inputs: Inputs, case: Case) -> Work:
             own = slice(head * size, (head + 1) * size)
             with model.trace(input_ids=pairs.corrupted):
                 model.transformer.h[layer].attn.c_proj.input[:, position, own] = kept[layer][:, position, own]
-                score = _score(model.lm_head.output, pairs).save()
+                score = pairs.score(model.lm_head.output).save()
             return score
 
-        return cell_loop(pairs, shape.layers * case.tokens * shape.heads, cell, chosen)
+        return cell_loop(shape.layers * case.tokens * shape.heads, cell, chosen)
 
     return Work(grid, once)
 
@@ -80,10 +75,10 @@ def ablation(model: Any, inputs: Inputs, case: Case) -> Work:
             layer, head = divmod(number, shape.heads)
             with model.trace(input_ids=pairs.clean):
                 model.transformer.h[layer].attn.c_proj.input[:, :, head * size : (head + 1) * size] = 0
-                score = _score(model.lm_head.output, pairs).save()
+                score = pairs.score(model.lm_head.output).save()
             return score
 
-        return cell_loop(pairs, shape.layers * shape.heads, cell, chosen)
+        return cell_loop(shape.layers * shape.heads, cell, chosen)
 
     return Work(grid)
 

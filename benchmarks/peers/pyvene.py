@@ -34,7 +34,7 @@ def residual(model: Any, inputs: Inputs, case: Case) -> Work:
             found = patched({"input_ids": pairs.corrupted}, [{"input_ids": pairs.clean}], {"sources->base": position})
             return pairs.score(found[1].logits)
 
-        return cell_loop(pairs, inputs.shape.layers * case.tokens, cell, chosen)
+        return cell_loop(inputs.shape.layers * case.tokens, cell, chosen)
 
     return Work(grid)
 
@@ -55,7 +55,7 @@ def heads(model: Any, inputs: Inputs, case: Case) -> Work:
             )
             return pairs.score(found[1].logits)
 
-        return cell_loop(pairs, shape.layers * case.tokens * shape.heads, cell, chosen)
+        return cell_loop(shape.layers * case.tokens * shape.heads, cell, chosen)
 
     return Work(grid)
 
@@ -72,7 +72,7 @@ def ablation(model: Any, inputs: Inputs, case: Case) -> Work:
             found = patched({"input_ids": pairs.clean}, None, {"base": [[[[head]] * case.pairs, everywhere]]})
             return pairs.score(found[1].logits)
 
-        return cell_loop(pairs, shape.layers * shape.heads, cell, chosen)
+        return cell_loop(shape.layers * shape.heads, cell, chosen)
 
     return Work(grid)
 

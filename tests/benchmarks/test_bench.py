@@ -239,7 +239,7 @@ def test_the_command_writes_json_table_and_plots(tmp_path):
     assert loop["ratio"] > 0
     assert "left out" in absent["error"]
     assert 0 < record["efficiency"] < 1
-    assert read["memory"][0]["peak"] > 0
+    assert read["memory"][0]["above"] > 0
     shown = (tmp_path / "latest.md").read_text()
     assert "| hook loop |" in shown
     assert (tmp_path / "plots" / "ratios-cpu.html").exists()
