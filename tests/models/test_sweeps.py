@@ -174,39 +174,39 @@ def test_no_row_begins_where_nothing_changes(monkeypatch):
     source = capture(model, pairs.clean, ["resid_pre"])
     cells = [[Edit(Site("resid_pre", layer), Copy(source), at=at)] for layer in range(LAYERS) for at in range(5)]
     carried = []
-    climb = packed._Climb._layer
+    attention = packed._Climb._attention
 
     def counted(self, layer, block, base, rows):
-        found = climb(self, layer, block, base, rows)
-        carried.append((layer, sorted(zip(found.cell.tolist(), found.prompt.tolist(), strict=True))))
-        return found
+        carried.extend(rows.prompt[rows.row].tolist())
+        return attention(self, layer, block, base, rows)
 
-    monkeypatch.setattr(packed._Climb, "_layer", counted)
+    monkeypatch.setattr(packed._Climb, "_attention", counted)
     found = sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]))
     for number, (_, at) in enumerate((layer, at) for layer in range(LAYERS) for at in range(5)):
         same = torch.arange(5) == 1 if at >= 2 else torch.ones(5, dtype=torch.bool)
         assert torch.equal(found.values[same, number].nan_to_num(), found.base[same].nan_to_num())
     assert carried
+    assert 1 not in carried
 
 
 def test_work_below_and_before_the_edit_is_left_out():
     model, pairs = made("gpt2"), both_sides(reads=False)
     source = capture(model, pairs.clean, ["resid_pre"])
     tokens = []
-    whole = packed._Climb._layer
+    whole = packed._Climb._attention
 
     def counted(self, layer, block, base, rows):
         tokens.append((layer, len(rows.row)))
         return whole(self, layer, block, base, rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed._Climb, "_layer", counted)
+        patch.setattr(packed._Climb, "_attention", counted)
         cells = [[Edit(Site("resid_pre", 1), Copy(source), at=4)]]
         sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]))
     assert [layer for layer, _ in tokens] == [1, 2]
     carried = int((LENGTHS - 4).clamp(min=0).sum())
     # The pair that differs nowhere is dropped when its edit writes what stood there.
-    assert [count for _, count in tokens] == [carried, carried - 3]
+    assert [count for _, count in tokens] == [carried - 3, carried - 3]
 
 
 def test_a_grid_of_places_is_swept_in_any_number_of_tiles():

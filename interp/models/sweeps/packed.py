@@ -9,7 +9,7 @@ the last layer only the columns that are read are carried on, and only the logit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -128,9 +128,7 @@ class _Climb:
         for layer, block in enumerate(self.net.blocks):
             starting = [c for c in self.cells.tolist() if self.plan.begin[c][0] == layer]
             base = _base(self.net, block, stream, any(self.plan.begin[c] == (layer, NEURONS) for c in starting))
-            entering = (part for stage in range(5) for part in self._entering(base, layer, stage, starting))
-            climbed = [self._layer(layer, block, base, rows) for some in (tables, entering) for rows in some]
-            tables = _joined([rows for rows in climbed if len(rows.row)], self.tokens)
+            tables = self._layer(layer, block, base, tables, starting)
             stream = base.after
             if layer < last:
                 yield None, stream
@@ -156,36 +154,64 @@ class _Climb:
             row, column = inside.nonzero(as_tuple=True)
             yield _Rows(cell, own, row, column, base.stream[own[row], column], stage)
 
-    def _layer(self, layer: int, block: Block, base: _Base, rows: _Rows) -> _Rows:
-        """The rows after the layer."""
-        last = layer == len(self.net.blocks) - 1
-        if rows.begin <= BEFORE:
-            edited = self._edited(rows, rows.stream, Site("resid_pre", layer))
-            rows = self._pruned(replace(rows, stream=edited), layer, BEFORE, base.stream)
-        if rows.begin <= INSIDE:
-            rows, attn_out = self._attention(layer, block, base, rows, last)
-        else:
-            attn_out = rows.of(base.attn_out)
-        if rows.begin <= BETWEEN:
-            attn_out = self._edited(rows, attn_out, Site("attn_out", layer))
-            mid = self._edited(rows, rows.stream + attn_out, Site("resid_mid", layer))
-            rows = self._pruned(replace(rows, stream=mid), layer, BETWEEN, base.mid)
-            mid = rows.stream
-        else:
-            mid = rows.of(base.mid)
-        if rows.begin > NEURONS:
-            mlp_out = rows.of(base.mlp_out)
-        elif any(True for _ in self.plan.hits(Site("mlp_post", layer), rows.cell)):
-            mlp_out = self._neurons(layer, block, base, rows, mid)
-        else:
-            mlp_out = block.mlp_out(mid)
+    def _layer(
+        self, layer: int, block: Block, base: _Base, tables: Sequence[_Rows], starting: Sequence[int]
+    ) -> list[_Rows]:
+        """All rows after the layer. Those that begin in it join the others at the next part that both go through."""
+
+        def and_those_from(stage: int, rows: Sequence[_Rows] = ()) -> Iterator[_Rows]:
+            yield from rows
+            yield from self._entering(base, layer, stage, starting)
+
+        tables = self._joined(self._before(layer, base, rows) for rows in and_those_from(BEFORE, tables))
+        attended = [self._attention(layer, block, base, rows) for rows in and_those_from(INSIDE, tables)]
+        between = [self._middle(layer, base, rows, rows.of(base.attn_out)) for rows in and_those_from(BETWEEN)]
+        tables = self._joined([*attended, *between])
+        found = [self._mlp(layer, block, base, rows) for rows in and_those_from(NEURONS, tables)]
+        after = and_those_from(AFTER)
+        found += [self._after(layer, base, rows, rows.of(base.mid), rows.of(base.mlp_out)) for rows in after]
+        return self._joined(found)
+
+    def _joined(self, tables: Iterable[_Rows]) -> list[_Rows]:
+        """Neighbouring tables joined while they are small enough."""
+        found: list[list[_Rows]] = []
+        size = 0
+        for rows in tables:
+            if not len(rows.row):
+                continue
+            size += len(rows.row)
+            if found and size <= self.tokens:
+                found[-1].append(rows)
+            else:
+                found.append([rows])
+                size = len(rows.row)
+        return [_together(some) if len(some) > 1 else replace(some[0], begin=CLIMBING) for some in found]
+
+    def _before(self, layer: int, base: _Base, rows: _Rows) -> _Rows:
+        """The stream before the layer."""
+        edited = self._edited(rows, rows.stream, Site("resid_pre", layer))
+        return self._pruned(replace(rows, stream=edited), layer, BEFORE, base.stream)
+
+    def _middle(self, layer: int, base: _Base, rows: _Rows, attn_out: Float[Tensor, "token d_model"]) -> _Rows:
+        """The stream between attention and the MLP."""
+        attn_out = self._edited(rows, attn_out, Site("attn_out", layer))
+        mid = self._edited(rows, rows.stream + attn_out, Site("resid_mid", layer))
+        return self._pruned(replace(rows, stream=mid), layer, BETWEEN, base.mid)
+
+    def _mlp(self, layer: int, block: Block, base: _Base, rows: _Rows) -> _Rows:
+        mid = rows.of(base.mid) if rows.begin == NEURONS else rows.stream
+        edited = any(True for _ in self.plan.hits(Site("mlp_post", layer), rows.cell))
+        mlp_out = self._neurons(layer, block, base, rows, mid) if edited else block.mlp_out(mid)
+        return self._after(layer, base, rows, mid, mlp_out)
+
+    def _after(self, layer: int, base: _Base, rows: _Rows, mid: Tensor, mlp_out: Tensor) -> _Rows:
+        """The stream after the layer."""
         mlp_out = self._edited(rows, mlp_out, Site("mlp_out", layer))
         after = self._edited(rows, mid + mlp_out, Site("resid_post", layer))
-        return replace(self._pruned(replace(rows, stream=after), layer, AFTER, base.after), begin=CLIMBING)
+        return self._pruned(replace(rows, stream=after), layer, AFTER, base.after)
 
-    def _attention(
-        self, layer: int, block: Block, base: _Base, rows: _Rows, last: bool
-    ) -> tuple[_Rows, Float[Tensor, "token d_model"]]:
+    def _attention(self, layer: int, block: Block, base: _Base, rows: _Rows) -> _Rows:
+        last = layer == len(self.net.blocks) - 1
         sites = {name: Site(name, layer) for name in ("q", "k", "v", "pattern", "z")}
         mixing = [name for name in ("q", "k", "v", "pattern") if sites[name] in self.plan.at]
         begins = rows.begin == INSIDE
@@ -231,7 +257,7 @@ class _Climb:
         kept = self._live(rows, layer, INSIDE, z, base.z)
         if kept is not None:
             rows, z = rows.keep(kept), z[kept]
-        return rows, block.attn_out(z)
+        return self._middle(layer, base, rows, block.attn_out(z))
 
     def _neurons(self, layer: int, block: Block, base: _Base, rows: _Rows, mid: Tensor) -> Tensor:
         """What the MLP writes where some neurons are edited, a few rows at a time."""
@@ -295,20 +321,6 @@ def _together(tables: Sequence[_Rows]) -> _Rows:
     )
     left, row = row.unique(return_inverse=True)
     return _Rows(cell[left], prompt[left], row, column, stream)
-
-
-def _joined(tables: Sequence[_Rows], most: int) -> list[_Rows]:
-    """Neighbouring tables joined while they are small enough."""
-    found: list[list[_Rows]] = []
-    size = 0
-    for rows in tables:
-        if found and size + len(rows.row) <= most:
-            found[-1].append(rows)
-            size += len(rows.row)
-        else:
-            found.append([rows])
-            size = len(rows.row)
-    return [_together(some) if len(some) > 1 else some[0] for some in found]
 
 
 def packed_sweep(
