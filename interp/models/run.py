@@ -265,6 +265,14 @@ def unembed(model: HookedTransformer, residual: Float[Tensor, "... d_model"]) ->
     return logits.reshape(*residual.shape[:-1], -1)
 
 
+def embedded(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "prompt pos d_model"]:
+    """The stream that enters the first block; zero at padding."""
+    tokens = prompts.tokens.to(model_device(model))
+    with undisturbed(model):
+        stream = model(tokens, return_type="logits", use_cache=False, stop_at_layer=0)
+    return stream.clone().masked_fill_(~prompts.mask[..., None].to(stream.device), 0.0)
+
+
 def model_device(model: HookedTransformer) -> torch.device:
     """Where the model's input belongs."""
     return next(model.original_model.parameters()).device

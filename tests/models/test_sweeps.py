@@ -43,16 +43,30 @@ SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k"
 LENGTHS = torch.tensor([9, 7, 9, 5, 11])
 
 
-def made(form, weights="raw", dtype=torch.float32):
+def plain(form):
+    """A Hugging Face model whose weights are large enough that every part counts."""
     torch.manual_seed(3)
-    plain = FORMS[form]()
+    found = FORMS[form]()
     with torch.no_grad():
-        for parameter in plain.parameters():
+        for parameter in found.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.15)
             else:
                 parameter.add_(0.1 * torch.randn(parameter.shape))
-    return load_model(plain, device="cpu", weights=weights, dtype=dtype)
+    return found
+
+
+def neox():
+    """A form whose blocks are not written as functions."""
+    config = GPTNeoXConfig(
+        num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=4, vocab_size=60,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    return GPTNeoXForCausalLM(config)
+
+
+def made(form, weights="raw", dtype=torch.float32):
+    return load_model(plain(form), device="cpu", weights=weights, dtype=dtype)
 
 
 def both_sides(reads=True):
@@ -145,11 +159,7 @@ def test_bfloat16_stays_within_its_rounding(form):
 
 
 def test_an_unknown_architecture_takes_the_generic_path_and_says_so():
-    config = GPTNeoXConfig(
-        num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=4, vocab_size=60,
-        max_position_embeddings=32,
-    )  # fmt: skip
-    model, pairs = load_model(GPTNeoXForCausalLM(config), device="cpu"), both_sides()
+    model, pairs = load_model(neox(), device="cpu"), both_sides()
     edits, readout = Edits(pairs.corrupted, [[Edit(Site("attn_out", 1), Zero())]]), Readout.of(pairs, ["logit_diff"])
     found = sweep(model, edits, readout)
     assert found.path == "generic"

@@ -174,6 +174,10 @@ class Network:
         """Heads side by side as an axis of their own."""
         return flat.unflatten(-1, (-1, self.d_head))
 
+    def by_head(self, weight: Float[Tensor, "d d_model"]) -> Float[Tensor, "head d_head d_model"]:
+        """A weight that makes queries, keys or values, head by head."""
+        return weight.unflatten(0, (-1, self.d_head))
+
     def qkv(
         self, block: Block, stream: Float[Tensor, "... d_model"]
     ) -> tuple[Float[Tensor, "... head d_head"], Float[Tensor, "... kv d_head"], Float[Tensor, "... kv d_head"]]:
@@ -181,6 +185,22 @@ class Network:
         x = block.ln1.of(stream)
         q, k, v = (self.heads(F.linear(x, *weights)) for weights in (block.q, block.k, block.v))
         return q, k, v
+
+    def attended(
+        self,
+        block: Block,
+        q: Float[Tensor, "row pos head d_head"],
+        k: Float[Tensor, "row pos kv d_head"],
+        v: Float[Tensor, "row pos kv d_head"],
+    ) -> tuple[
+        Float[Tensor, "row pos kv d_head"], Float[Tensor, "row head pos pos"], Float[Tensor, "row pos head d_head"]
+    ]:
+        """Turned keys, pattern and z of whole prompts, from queries and keys that are not turned yet."""
+        angles = self.angles(q.shape[1])
+        turned_k = turned(k, angles)
+        here = torch.arange(q.shape[1], device=q.device).expand(len(q), -1)
+        pattern = self.pattern(block, turned(q, angles), turned_k, here)
+        return turned_k, pattern, self.read(pattern, v)
 
     def layer(
         self,
@@ -192,11 +212,7 @@ class Network:
     ) -> Layer:
         """One layer on whole prompts."""
         q, k, v = self.qkv(block, stream)
-        angles = self.angles(stream.shape[1])
-        turned_k = turned(k, angles)
-        here = torch.arange(stream.shape[1], device=stream.device).expand(len(stream), -1)
-        pattern = self.pattern(block, turned(q, angles), turned_k, here)
-        z = self.read(pattern, v)
+        turned_k, pattern, z = self.attended(block, q, k, v)
         attn_out = block.attn_out(z)
         mid = stream + attn_out
         mlp_in = mid.view_as(mid)

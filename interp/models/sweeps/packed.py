@@ -293,8 +293,9 @@ def packed_sweep(
 ) -> tuple[Float[Tensor, "prompt cell metric"], Float[Tensor, "prompt metric"]]:
     """Scores of every cell and of the base run."""
     net, prompts, ends = runs.net, runs.prompts, runs.ends
-    unedited = readout.score(runs.logits, torch.arange(len(prompts), device=ends.device)).cpu()
-    values = unedited[:, None].repeat(1, len(edits.cells), 1)
+    exact = torch.float64 if runs.entry.dtype == torch.float64 else torch.float32
+    values = torch.full((len(prompts), len(edits.cells), len(readout.metrics)), torch.nan, dtype=exact)
+    unedited = values[:, 0].clone()
     plan = plan_of(edits.cells, prompts, len(net.blocks), ends.device)
     tiles = list(_tiles(net, plan, ends, memory))
     with Progress(transient=True, disable=not progress) as bar:
@@ -304,10 +305,17 @@ def packed_sweep(
             size = _token_size(net, columns)
             most = max(columns, min(_TOKENS, memory // 4 // size))
             climb = _Climb(net, plan, index, cells, runs.reads[index], ends[index], most)
-            for rows, stream in climb.run(runs.entry[index, :columns]):
+            rows, stream = None, runs.entry[index, :columns]
+            for found in climb.run(stream):
+                rows, stream = found
                 bar.advance(task)
-                if rows is not None:
-                    _score(runs, climb, rows, stream, readout, memory, values)
+            for part in torch.arange(len(index), device=index.device).split(runs.rows_scored(readout, memory // 4)):
+                own = index[part]
+                unedited[own.cpu()] = runs.scores(readout, runs.at_reads(stream[part], own), own).cpu()
+            # Where a row does not differ from the base run, the base run's scores stay.
+            values[index.cpu()[:, None], cells.cpu()] = unedited[index.cpu()][:, None]
+            if rows is not None:
+                _score(runs, climb, rows, stream, readout, memory, values)
     return values, unedited
 
 
@@ -345,7 +353,7 @@ def _token_size(net: Network, columns: int) -> int:
 def _score(
     runs: Runs, climb: _Climb, rows: _Rows, stream: Tensor, readout: Readout, memory: int, values: Tensor
 ) -> None:
-    """Write the rows' scores into `values`; where a row does not differ from the base run, the base run's stay."""
+    """Write the rows' scores into `values`."""
     base = stream[torch.arange(len(stream), device=stream.device)[:, None], climb.reads.clamp(min=0)]
     final = base[rows.prompt]
     final[rows.row, climb.slot[rows.prompt[rows.row], rows.column]] = rows.stream
@@ -354,4 +362,4 @@ def _score(
     final = final.gather(1, same[..., None].expand(-1, -1, final.shape[-1]))
     for part in torch.arange(len(final), device=final.device).split(runs.rows_scored(readout, memory // 4)):
         own = climb.index[rows.prompt[part]]
-        values[own.cpu(), rows.cell[part].cpu()] = runs.scores(readout, final[part], own).cpu().to(values.dtype)
+        values[own.cpu(), rows.cell[part].cpu()] = runs.scores(readout, final[part], own).cpu()

@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.models.load import HookedTransformer
-from interp.models.run import capture, model_device, undisturbed
+from interp.models.run import capture, embedded, model_device, undisturbed
 from interp.models.sweeps.blocks import Network, UnknownForm, network
 from interp.models.sweeps.grid import Readout, unlike
 from interp.prompts import Prompts
 from interp.sites import Site
 
-_ENTRY, _LOGITS = Site("resid_pre", 0), Site("logits")
+_LOGITS = Site("logits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,22 +26,21 @@ class Runs:
     prompts: Prompts
     entry: Float[Tensor, "prompt pos d_model"]
     """Zero at padding."""
-    logits: Float[Tensor, "prompt read vocab"]
-    """The model's own."""
     reads: Int[Tensor, "prompt read"]
     ends: Int[Tensor, " prompt"]
     """Columns up to the last that is read: nothing after it can change what is read."""
 
     @classmethod
-    def of(cls, model: HookedTransformer, prompts: Prompts, *, memory: int) -> Runs:
-        """Run the prompts once. Raises UnknownForm where the network's functions do not stand for the model."""
+    def of(cls, model: HookedTransformer, prompts: Prompts, *, memory: int, check: bool = True) -> Runs:
+        """Embed the prompts. Raises UnknownForm where the network's functions do not stand for the model."""
         net, here = network(model), model_device(model)
-        base = capture(model, prompts, [_ENTRY, _LOGITS], memory=memory)
         ends = torch.minimum(prompts.lengths, prompts.reads.amax(1) + 1).clamp(min=1)
-        entry = torch.nan_to_num(base[_ENTRY])
-        found = cls(net, prompts, entry, base[_LOGITS], prompts.reads.to(here), ends.to(here))
-        with undisturbed(model):
-            found._check()
+        found = cls(net, prompts, embedded(model, prompts), prompts.reads.to(here), ends.to(here))
+        if check:
+            some = prompts.lengths.argsort(descending=True)[:2]
+            logits = capture(model, prompts.take(some), [_LOGITS], memory=memory)[_LOGITS]
+            with undisturbed(model):
+                found._check(some.to(here), logits)
         return found
 
     def scores(
@@ -66,13 +65,12 @@ class Runs:
         rows = torch.arange(len(stream), device=stream.device)[:, None]
         return stream[rows, self.reads[prompts].clamp(min=0)]
 
-    def _check(self) -> None:
-        """Whether the functions give the model's own logits, on the longest prompts."""
-        some = self.prompts.lengths.argsort(descending=True)[:2].to(self.entry.device)
+    def _check(self, some: Int[Tensor, " prompt"], wanted: Float[Tensor, "prompt read vocab"]) -> None:
+        """Whether the functions give the model's own logits of some prompts."""
         stream = self.entry[some]
         for block in self.net.blocks:
             stream = self.net.layer(block, stream).after
         absent = (self.reads[some] < 0)[..., None]
         found = self.net.logits(self.at_reads(stream, some)).masked_fill(absent, torch.nan)
-        if unlike(found, self.logits[some].masked_fill(absent, torch.nan)):
+        if unlike(found, wanted.masked_fill(absent, torch.nan)):
             raise UnknownForm("its functions do not give the model's own logits")
