@@ -8,8 +8,9 @@ for the caller to test: `network` says only whether the form is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 _TOKENS_AT_ONCE = 1024
 """Tokens whose neurons are held at once."""
+
+_NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 Linear = tuple[Tensor, Tensor | None]
 """Weight [out, in] and bias."""
@@ -186,21 +189,14 @@ class Network:
         q, k, v = (self.heads(F.linear(x, *weights)) for weights in (block.q, block.k, block.v))
         return q, k, v
 
-    def attended(
-        self,
-        block: Block,
-        q: Float[Tensor, "row pos head d_head"],
-        k: Float[Tensor, "row pos kv d_head"],
-        v: Float[Tensor, "row pos kv d_head"],
-    ) -> tuple[
-        Float[Tensor, "row pos kv d_head"], Float[Tensor, "row head pos pos"], Float[Tensor, "row pos head d_head"]
-    ]:
-        """Turned keys, pattern and z of whole prompts, from queries and keys that are not turned yet."""
+    def attends(
+        self, block: Block, q: Float[Tensor, "row pos head d_head"], k: Float[Tensor, "row pos kv d_head"]
+    ) -> tuple[Float[Tensor, "row pos kv d_head"], Float[Tensor, "row head pos pos"]]:
+        """Turned keys and the pattern of whole prompts, from queries and keys that are not turned yet."""
         angles = self.angles(q.shape[1])
         turned_k = turned(k, angles)
         here = torch.arange(q.shape[1], device=q.device).expand(len(q), -1)
-        pattern = self.pattern(block, turned(q, angles), turned_k, here)
-        return turned_k, pattern, self.read(pattern, v)
+        return turned_k, self.pattern(block, turned(q, angles), turned_k, here)
 
     def layer(
         self,
@@ -209,20 +205,27 @@ class Network:
         *,
         keep_pattern: bool = False,
         keep_neurons: bool = False,
+        put: Mapping[str, Tensor] = _NOTHING,
     ) -> Layer:
-        """One layer on whole prompts."""
+        """One layer on whole prompts; what stands in `put` under a field's name is used in its place."""
         q, k, v = self.qkv(block, stream)
-        turned_k, pattern, z = self.attended(block, q, k, v)
-        attn_out = block.attn_out(z)
-        mid = stream + attn_out
+        q, k, v = put.get("q", q), put.get("k", k), put.get("v", v)
+        turned_k, pattern = self.attends(block, q, k)
+        pattern = put.get("pattern", pattern)
+        z = put.get("z", self.read(pattern, v))
+        attn_out = put.get("attn_out", block.attn_out(z))
+        mid = put.get("mid", stream + attn_out)
         mlp_in = mid.view_as(mid)
-        neurons = block.neurons(mlp_in) if keep_neurons else None
+        neurons = block.neurons(mlp_in) if keep_neurons or "neurons" in put else None
         if neurons is None:
             mlp_out = block.mlp_out(mlp_in.flatten(0, 1)).reshape(mid.shape)
         else:
+            neurons = put.get("neurons", neurons)
             mlp_out = block.from_neurons(neurons)
-        kept = pattern if keep_pattern else None
-        return Layer(stream, q, k, v, turned_k, kept, z, attn_out, mid, mlp_in, neurons, mlp_out, mid + mlp_out)
+        mlp_out = put.get("mlp_out", mlp_out)
+        after = put.get("after", mid + mlp_out)
+        kept = pattern if keep_pattern or "pattern" in put else None
+        return Layer(stream, q, k, v, turned_k, kept, z, attn_out, mid, mlp_in, neurons, mlp_out, after)
 
     def angles(self, columns: int) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines of the first columns [column, 1, d_head]."""

@@ -141,10 +141,11 @@ class EdgeRuns:
         """z, where every query, key and value may read a stream of its own."""
         net = self.runs.net
         if away is None:
-            return net.attended(block, *net.qkv(block, stream))[2]
+            q, k, v = net.qkv(block, stream)
+            return net.read(net.attends(block, q, k)[1], v)
         inputs = block.ln1.of(stream[:, None] - away).split((net.n_heads, net.n_kv, net.n_kv), 1)
         q, k, v = (_per_head(net, *both) for both in zip(inputs, (block.q, block.k, block.v), strict=True))
-        return net.attended(block, q, k, v)[2]
+        return net.read(net.attends(block, q, k)[1], v)
 
 
 def _per_head(

@@ -30,15 +30,20 @@ def climbed(
     middle: bool = False,
     keep_pattern: bool = False,
     keep_neurons: bool = False,
+    put: Mapping[str, Tensor] | None = None,
 ) -> dict[Place, Tensor]:
-    """Everything computed from a layer on; with `middle` the stream enters between its attention and its MLP."""
+    """Everything computed from a layer on; with `middle` the stream enters between its attention and its MLP.
+
+    What stands in `put` under a field's name is used in that first layer in its place.
+    """
     found: dict[Place, Tensor] = {}
     if middle:
         found["mlp_in", layer] = mlp_in = stream.view_as(stream)
         stream = stream + net.blocks[layer].mlp_out(mlp_in.flatten(0, 1)).reshape(stream.shape)
         layer += 1
     for number in range(layer, len(net.blocks)):
-        one = net.layer(net.blocks[number], stream, keep_pattern=keep_pattern, keep_neurons=keep_neurons)
+        here = put if put is not None and number == layer else {}
+        one = net.layer(net.blocks[number], stream, keep_pattern=keep_pattern, keep_neurons=keep_neurons, put=here)
         found |= {(part.name, number): getattr(one, part.name) for part in fields(Layer)}
         stream = one.after
     found["final", len(net.blocks)] = stream
@@ -51,9 +56,14 @@ def scored(
     """The first metric of each row. Raises ConfigError where it has no gradient though one is asked for."""
     final = places["final", len(runs.net.blocks)]
     found = runs.scores(readout, runs.at_reads(final, prompts), prompts)[:, 0]
-    if final.requires_grad and not found.requires_grad:
+    return differentiable(found, readout) if final.requires_grad else found
+
+
+def differentiable(scores: Float[Tensor, " row"], readout: Readout) -> Float[Tensor, " row"]:
+    """The scores themselves. Raises ConfigError where they have no gradient."""
+    if not scores.requires_grad:
         raise ConfigError(f"the metric {readout.metrics[0].name} has no gradient; take logit_diff, log_prob or kl")
-    return found
+    return scores
 
 
 def slopes(
