@@ -7,7 +7,9 @@ value has an input of its own, all in one batch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 from einops import einsum, rearrange
@@ -15,11 +17,15 @@ from jaxtyping import Bool, Float, Int
 from rich.progress import Progress
 from torch import Tensor
 
-from interp.models.sweeps.blocks import Block, Linear, Network
+from interp.errors import ConfigError, ModelError, PromptError
+from interp.models.load import HookedTransformer, info
+from interp.models.run import MEMORY, check_context, undisturbed
+from interp.models.sweeps.blocks import Block, Linear, Network, UnknownForm
 from interp.models.sweeps.edges import Graph, written
 from interp.models.sweeps.gradients import climbed
 from interp.models.sweeps.grid import Readout
 from interp.models.sweeps.runs import Runs
+from interp.prompts import Prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +60,7 @@ class EdgeRuns:
         entries = tuple(places["stream", layer] for layer in range(len(runs.net.blocks)))
         return cls(runs, readout, index, entries, written(runs.net, places, entry) - other, other)
 
-    def scores(
-        self, replaced: Bool[Tensor, "circuit edge"], *, memory: int, bar: Progress | None = None
-    ) -> Float[Tensor, "prompt circuit metric"]:
+    def scores(self, replaced: Bool[Tensor, "circuit edge"], *, memory: int) -> Float[Tensor, "prompt circuit metric"]:
         """Every metric of every prompt where these edges carry the other run's."""
         edges, layers = self.graph.edges, torch.arange(self.graph.n_layers + 1)
         lowest = torch.where(replaced, edges[:, 1] // self.graph.readers, self.graph.n_layers).amin(1)
@@ -154,3 +158,117 @@ def _per_head(
     weight, bias = weights
     found = einsum(inputs, net.by_head(weight), "r h x d, h e d -> r x h e")
     return found if bias is None else found + net.heads(bias)
+
+
+Kind = Literal["counterfactual", "zero", "mean", "resample"]
+"""What a replaced edge carries: the paired run's, nothing, the mean over like prompts, or one of theirs."""
+
+
+@dataclass(frozen=True, eq=False)
+class Replacements:
+    """All prompts with what replaced edges carry, ready to be run under any sets of edges."""
+
+    model: HookedTransformer
+    runs: Runs
+    readout: Readout
+    kind: Kind
+    source: Runs | None
+    """The paired run."""
+    partner: Int[Tensor, " prompt"] | None
+    memory: int
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedTransformer,
+        base: Prompts,
+        source: Prompts,
+        readout: Readout,
+        kind: Kind = "counterfactual",
+        *,
+        seed: int = 0,
+        memory: int = MEMORY,
+    ) -> Replacements:
+        """Raises ModelError for an architecture whose parts are not known."""
+        if kind not in get_args(Kind):
+            raise ConfigError(f"an edge is replaced by {', '.join(get_args(Kind))}, not {kind!r}")
+        check_context(model, base)
+        readout.check(model, base)
+        try:
+            runs = Runs.of(model, base, memory=memory)
+        except UnknownForm as error:
+            raise ModelError(f"the edges of {info(model).name} cannot be told apart: {error}") from None
+        other = Runs.of(model, source, memory=memory, check=False) if kind == "counterfactual" else None
+        if kind in ("mean", "resample") and bool(_lonely(base).all()):
+            raise PromptError(f"no two prompts have the same layout, so there is no {kind} to write; use zero")
+        return cls(model, runs, readout, kind, other, base.partners(seed) if kind == "resample" else None, memory)
+
+    @property
+    def graph(self) -> Graph:
+        """Which parts write and read."""
+        return Graph.of(self.runs.net)
+
+    @property
+    def missing(self) -> Bool[Tensor, " prompt"]:
+        """Prompts that there is nothing to write for."""
+        if self.partner is not None:
+            return self.partner < 0
+        return _lonely(self.runs.prompts) if self.kind == "mean" else torch.zeros(len(self.runs.ends), dtype=torch.bool)
+
+    def scores(
+        self, replaced: Bool[Tensor, "circuit edge"], *, progress: bool = False
+    ) -> Float[Tensor, "prompt circuit metric"]:
+        """Every metric of every prompt where these edges carry something else; nan where there is nothing to write."""
+        n = len(self.runs.ends)
+        found = torch.full((n, len(replaced), len(self.readout.metrics)), torch.nan)
+        with undisturbed(self.model), Progress(transient=True, disable=not progress) as bar:
+            task = bar.add_task("replacing edges", total=n)
+            for some, other in self._tiles():
+                one = EdgeRuns.of(self.runs, self.readout, some, other)
+                found[some.cpu()] = one.scores(replaced, memory=self.memory // 2).float()
+                bar.advance(task, len(some))
+        return found.clone().masked_fill(self.missing[:, None, None], torch.nan)
+
+    def apart(self) -> Float[Tensor, " source"]:
+        """How far what each part writes differs from what would replace it: the mean length over tokens."""
+        total = torch.zeros(len(self.graph.sources), dtype=torch.float64)
+        with undisturbed(self.model):
+            for some, other in self._tiles():
+                one = EdgeRuns.of(self.runs, self.readout, some, other)
+                inside = torch.arange(other.shape[2], device=other.device) < self.runs.ends[some][:, None]
+                total += (one.apart.norm(dim=-1) * inside[:, None]).sum((0, 2)).double().cpu()
+        return (total / float(self.runs.ends.sum())).clone()
+
+    def _tiles(self) -> Iterator[tuple[Int[Tensor, " prompt"], Float[Tensor, "prompt source pos d_model"]]]:
+        entry, ends = self.runs.entry, self.runs.ends
+        parts = len(self.graph.sources)
+        most = max(1, self.memory // (8 * parts * entry.shape[1] * entry.shape[2] * max(4, entry.element_size())))
+        if self.kind == "mean":
+            yield from self._means(most)
+            return
+        for some in ends.argsort(stable=True).split(most):
+            if self.kind == "zero":
+                columns = int(ends[some].max())
+                yield some, entry.new_zeros(()).expand(len(some), parts, columns, entry.shape[2])
+            else:
+                yield some, self._written(some if self.partner is None else self.partner.to(some.device)[some])
+
+    def _means(self, most: int) -> Iterator[tuple[Int[Tensor, " prompt"], Float[Tensor, "prompt source pos d_model"]]]:
+        """For each prompt the mean over the others of its layout: a sum over them all, then less its own."""
+        layout = self.runs.prompts.layout.to(self.runs.ends.device)
+        for number in range(int(layout.max()) + 1):
+            tiles = (layout == number).nonzero().flatten().split(most)
+            total = torch.stack([self._written(some).sum(0) for some in tiles]).sum(0)
+            count = max(1, sum(map(len, tiles)) - 1)
+            for some in tiles:
+                yield some, (total - self._written(some)) / count
+
+    def _written(self, rows: Int[Tensor, " prompt"]) -> Float[Tensor, "prompt source pos d_model"]:
+        side = self.source or self.runs
+        stream = side.entry[rows, : int(side.ends[rows].max())]
+        return written(side.net, climbed(side.net, stream), stream)
+
+
+def _lonely(prompts: Prompts) -> Bool[Tensor, " prompt"]:
+    layout = prompts.layout
+    return torch.bincount(layout)[layout] < 2
