@@ -7,7 +7,7 @@ so that all edges from the embedding sum to the whole difference) or of the *act
 MLP, at a time, all else as in the base run).
 
 It is an estimate, not an effect: where attention or a norm saturates the gradient says nothing of what a patch would do
-(Kramár et al., arXiv 2403.00745). `interp.verified_edges` patches the edges that matter, and random ones, exactly.
+(Kramár et al., arXiv 2403.00745). `interp.verified` patches the edges that matter, and random ones, exactly.
 """
 
 from __future__ import annotations

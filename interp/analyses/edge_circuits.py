@@ -249,7 +249,7 @@ def edge_circuit(
     )
 
 
-def edges_between(model: HookedTransformer, parts: Sequence[str]) -> list[Edge]:
+def edges_from(model: HookedTransformer, parts: Sequence[str]) -> list[Edge]:
     """All edges that leave some parts (embed, L0H1, mlp0): the circuit in which only these parts write as they do."""
     names = _named(Graph.of(network(model)))
     unknown = set(parts) - {source for source, _ in names}

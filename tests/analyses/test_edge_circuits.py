@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from interp.analyses.edge_circuits import circuit_curve, edge_circuit, edges_between
+from interp.analyses.edge_circuits import circuit_curve, edge_circuit, edges_from
 from interp.errors import ConfigError, ModelError, PromptError
 from interp.models.load import load_model
 from interp.models.run import capture
@@ -44,7 +44,7 @@ def test_what_replaced_edges_carry_equals_a_plain_loop(form, kind):
 
 def test_nothing_replaced_is_the_model_and_all_replaced_the_other_run():
     model, pairs = made("llama"), both_sides(reads=False)
-    curve = circuit_curve(model, pairs, edges_between(model, ["L0H0", "mlp1"]), random_orders=2)
+    curve = circuit_curve(model, pairs, edges_from(model, ["L0H0", "mlp1"]), random_orders=2)
     logits = [capture(model, side, ["logits"])["logits"] for side in (pairs.clean, pairs.corrupted)]
     whole, other = (Readout.of(pairs, ["logit_diff"]).score(one, torch.arange(5))[:, 0] for one in logits)
     torch.testing.assert_close(curve.whole, whole, atol=2e-5, rtol=1e-5)
@@ -121,7 +121,7 @@ def test_bad_requests_are_refused():
     with pytest.raises(ConfigError, match="keeps some edges"):
         edge_circuit(model, pairs, [])
     with pytest.raises(ConfigError, match="no part"):
-        edges_between(model, ["L9H9"])
+        edges_from(model, ["L9H9"])
     with pytest.raises(ConfigError, match="shares"):
         circuit_curve(model, pairs, [], shares=[0.0])
     with pytest.raises(ModelError, match="cannot be told apart"):
