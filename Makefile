@@ -7,7 +7,7 @@ OUT ?= reports
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce figures test check format models clean
+.PHONY: reproduce figures test check format models bench bench-quick clean
 
 reproduce: $(VENV)/.installed
 	$(BIN)/interp run arithmetic kill-switch safety-judge --out $(OUT)
@@ -28,6 +28,13 @@ check: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# interp beside its peers, each in an environment of its own below .venv-bench; hours. The quick form takes 3 minutes.
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.run
+
+bench-quick: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.run --quick --out runs/bench-quick
 
 # Train the shipped models again; their cards tell how long each took.
 MODELS := data/models
@@ -61,4 +68,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) reports runs dist benchmarks/figures/out
+	rm -rf $(VENV) .venv-bench reports runs dist benchmarks/figures/out

@@ -1,0 +1,1 @@
+"""One worker for each peer. None of them imports interp: most run in an environment of their own."""
