@@ -7,10 +7,14 @@ OUT ?= reports
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce test check format models bench bench-quick clean
+.PHONY: reproduce figures test check format models bench bench-quick clean
 
 reproduce: $(VENV)/.installed
 	$(BIN)/interp run arithmetic kill-switch safety-judge --out $(OUT)
+
+# Figures for print, from what `make reproduce` wrote; no model is run.
+figures: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.figures --reports $(OUT)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -64,4 +68,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench reports runs dist
+	rm -rf $(VENV) .venv-bench reports runs dist benchmarks/figures/out

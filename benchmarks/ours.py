@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,8 @@ from benchmarks.inputs import STEPS, Case, Inputs, edge_names
 from benchmarks.rate import rates
 from benchmarks.worker import Work, serve, whole
 from interp.analyses.ablation import ablation
+from interp.analyses.attribution_patching import attribution_patching
+from interp.analyses.edge_attribution import edge_attribution
 from interp.analyses.logit_lens import logit_lens
 from interp.analyses.patching import patching
 from interp.analyses.probing import probing
@@ -107,34 +108,22 @@ def _ablation_generic(model: HookedTransformer, inputs: Inputs, case: Case) -> W
     return Work(grid)
 
 
-def _not_there_yet(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise RuntimeError(f"not there yet: {error.name}") from None
-
-
 def _edges(model: HookedTransformer, inputs: Inputs, case: Case) -> Work:
-    found: Any = _not_there_yet("interp.analyses.edge_attribution")
     pairs = pairs_of(inputs, case)
     place = {edge: number for number, edge in enumerate(edge_names(inputs.shape.layers, inputs.shape.heads))}
 
-    def run() -> Any:
-        return found.edge_attribution(model, pairs, metric="logit_diff")
-
-    def ordered(result: Any) -> Tensor:
+    def run() -> Tensor:
+        result = edge_attribution(model, pairs)
         values = torch.zeros(case.pairs, len(place))
-        numbers = [place[edge] for edge in zip(result.sources, result.targets, strict=True)]
-        values[:, numbers] = result.values.float().cpu()
+        values[:, [place[edge] for edge in zip(result.sources, result.targets, strict=True)]] = result.values
         return values
 
-    return whole(lambda: ordered(run()))
+    return whole(run)
 
 
 def _nodes(model: HookedTransformer, inputs: Inputs, case: Case) -> Work:
-    found: Any = _not_there_yet("interp.analyses.attribution_patching")
     pairs = pairs_of(inputs, case)
-    return whole(lambda: found.attribution_patching(model, pairs, site="z").values.flatten(1))
+    return whole(lambda: attribution_patching(model, pairs, site="z").values.flatten(1))
 
 
 def _probing(model: HookedTransformer, inputs: Inputs, case: Case) -> Work:

@@ -13,6 +13,8 @@ from .analyses.attention import attention_patterns as attention_patterns
 from .analyses.attention import attention_statistics as attention_statistics
 from .analyses.attribution import LogitAttribution as LogitAttribution
 from .analyses.attribution import logit_attribution as logit_attribution
+from .analyses.attribution_patching import AttributionPatching as AttributionPatching
+from .analyses.attribution_patching import attribution_patching as attribution_patching
 from .analyses.circuits import CircuitTest as CircuitTest
 from .analyses.circuits import CumulativeAblation as CumulativeAblation
 from .analyses.circuits import SetAblation as SetAblation
@@ -31,6 +33,13 @@ from .analyses.diffing import CrossedReadout as CrossedReadout
 from .analyses.diffing import DifferenceLens as DifferenceLens
 from .analyses.diffing import crossed_readout as crossed_readout
 from .analyses.diffing import difference_lens as difference_lens
+from .analyses.edge_attribution import EdgeAttribution as EdgeAttribution
+from .analyses.edge_attribution import edge_attribution as edge_attribution
+from .analyses.edge_circuits import CircuitCurve as CircuitCurve
+from .analyses.edge_circuits import EdgeCircuit as EdgeCircuit
+from .analyses.edge_circuits import circuit_curve as circuit_curve
+from .analyses.edge_circuits import edge_circuit as edge_circuit
+from .analyses.edge_circuits import edges_from as edges_from
 from .analyses.faithfulness import Faithfulness as Faithfulness
 from .analyses.faithfulness import faithfulness as faithfulness
 from .analyses.faithfulness import marked as marked
@@ -140,6 +149,8 @@ from .workflows.judge_heads import JudgeHeads as JudgeHeads
 from .workflows.judge_heads import judge_heads as judge_heads
 from .workflows.paths import SafeUnsafePaths as SafeUnsafePaths
 from .workflows.paths import safe_unsafe_paths as safe_unsafe_paths
+from .workflows.pruning import Pruning as Pruning
+from .workflows.pruning import prune_edges as prune_edges
 from .workflows.selection import Chosen as Chosen
 from .workflows.selection import best_head as best_head
 from .workflows.selection import best_patch as best_patch
@@ -149,3 +160,5 @@ from .workflows.selection import learned_head as learned_head
 from .workflows.selection import readable_from as readable_from
 from .workflows.update import UpdateComparison as UpdateComparison
 from .workflows.update import compare_update as compare_update
+from .workflows.verified import Verified as Verified
+from .workflows.verified import verified as verified

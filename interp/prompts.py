@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from interp.errors import PromptError
+from interp.errors import ConfigError, PromptError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -321,6 +321,10 @@ def following_token(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase
     return both[len(before)]
 
 
+PatchDirection = Literal["denoising", "noising"]
+"""Clean activations into the corrupted run, or corrupted ones into the clean run (Zhang & Nanda, arXiv 2309.16042)."""
+
+
 @dataclass(frozen=True, eq=False)
 class PromptPairs:
     """Clean prompts and their corrupted twins, aligned token by token.
@@ -360,6 +364,12 @@ class PromptPairs:
     def changed(self) -> Bool[Tensor, "prompt pos"]:
         """True at the columns where clean and corrupted tokens differ."""
         return (self.clean.tokens != self.corrupted.tokens) & self.clean.mask
+
+    def source_and_base(self, direction: PatchDirection) -> tuple[Prompts, Prompts]:
+        """The prompts that a patch is taken from, and those that it is put into."""
+        if direction not in ("denoising", "noising"):
+            raise ConfigError(f"direction must be denoising or noising, not {direction!r}")
+        return (self.clean, self.corrupted) if direction == "denoising" else (self.corrupted, self.clean)
 
     def with_role(self, name: str, columns: Int[Tensor, " prompt"]) -> PromptPairs:
         """The same pairs with a role added or moved on both sides."""

@@ -34,7 +34,14 @@ def kinds():
 
 
 KINDS = kinds()
-AXES = {"prefixes": "prefix", "shapes": "module", "categories": "prompt", "texts": "prompt"}
+AXES = {
+    "prefixes": "prefix",
+    "sources": "edge",
+    "targets": "edge",
+    "shapes": "module",
+    "categories": "prompt",
+    "texts": "prompt",
+}
 """The axis along which a tuple runs, where it is not the singular of the tuple's name."""
 
 

@@ -14,24 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ConfigError
 from interp.estimates import Estimate, ratio
-from interp.metrics import METRICS, Metric
+from interp.metrics import Metric
 from interp.models.edits import Copy
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY, capture
 from interp.models.sweeps import Axis, Edits, Readout, places, sweep
-from interp.prompts import Position, PromptPairs, Prompts
+from interp.prompts import PatchDirection, Position, PromptPairs, Prompts
 from interp.results import grid_frame
-
-Direction = Literal["denoising", "noising"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +36,7 @@ class Patching:
     """Raw metric of every pair under every patch; what was recovered is derived from it."""
 
     site: str
-    direction: Direction
+    direction: PatchDirection
     metric: str
     unit: str
     layers: tuple[int, ...]
@@ -117,7 +114,7 @@ def patching(
     pairs: PromptPairs,
     *,
     site: str = "resid_pre",
-    direction: Direction = "denoising",
+    direction: PatchDirection = "denoising",
     metric: Metric | str = "logit_diff",
     layers: Sequence[int] | None = None,
     positions: Sequence[Position] | None = None,
@@ -139,18 +136,14 @@ def patching(
     from another pair's source prompt of the same layout, whose answer is neither of the pair's own two and whose label
     `differ` (a column of the labels, by default `decides` where there is one) is another.
     """
-    if direction not in ("denoising", "noising"):
-        raise ConfigError(f"direction must be denoising or noising, not {direction!r}")
-    if isinstance(metric, str) and metric not in METRICS:
-        raise ConfigError(f"there is no metric {metric!r}; choose from {', '.join(METRICS)}")
-    chosen = METRICS[metric] if isinstance(metric, str) else metric
+    source, base = pairs.source_and_base(direction)
+    readout = Readout.of(pairs, [metric])
+    chosen = readout.metrics[0]
     grid = places(model, pairs.clean, site, layers=layers, positions=positions, units=units, at=at)
-    source, base = (pairs.clean, pairs.corrupted) if direction == "denoising" else (pairs.corrupted, pairs.clean)
     kept = capture(model, source, [*grid.sites, "logits"], memory=memory)
     decides = "decides" if differ is None and "decides" in pairs.clean.labels else differ
     partners = _partners(source, (pairs.clean.answers, pairs.corrupted.answers), decides, seed)
     values = [Copy(kept)] + ([Copy(kept, partners.clamp(min=0))] if control else [])
-    readout = Readout.of(pairs, [chosen])
     found = sweep(model, Edits(base, grid.cells(values)), readout, memory=memory, progress=progress)
     cells = found.values[:, :, 0].reshape(len(pairs), len(values), len(grid.sites), len(grid.columns))
     cells = cells.masked_fill(grid.absent(base)[:, None, None, :], torch.nan)

@@ -10,11 +10,14 @@ import plotly.graph_objects as go
 from interp.analyses.ablation import Ablation, StepAblation
 from interp.analyses.attention import AttentionStatistics
 from interp.analyses.attribution import LogitAttribution
+from interp.analyses.attribution_patching import AttributionPatching
 from interp.analyses.circuits import CumulativeAblation
 from interp.analyses.delta_lens import DeltaLens
 from interp.analyses.delta_rank import DeltaRank
 from interp.analyses.deltas import DeltaNorms
 from interp.analyses.diffing import DifferenceLens
+from interp.analyses.edge_attribution import EdgeAttribution
+from interp.analyses.edge_circuits import CircuitCurve
 from interp.analyses.halting import CausalGrid, Dose, Halting, SideEffects, Transfer
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import LogitLens
@@ -40,6 +43,12 @@ from interp.figures.curves import (
 )
 from interp.figures.deltas import plot_cumulative_variance, plot_delta_lens, plot_delta_norms, plot_direct_effect
 from interp.figures.diffing import plot_difference_lens, plot_weight_changes
+from interp.figures.edges import (
+    plot_attribution_patching,
+    plot_circuit_curve,
+    plot_edge_attribution,
+    plot_verified,
+)
 from interp.figures.grids import plot_attention_statistics, plot_head_scores, plot_patching
 from interp.figures.halting import (
     plot_along_training,
@@ -58,6 +67,7 @@ from interp.workflows.discovery import Discovery
 from interp.workflows.judge_heads import JudgeHeads
 from interp.workflows.paths import SafeUnsafePaths
 from interp.workflows.update import UpdateComparison
+from interp.workflows.verified import Verified
 
 __all__ = [
     "attention_html",
@@ -107,3 +117,7 @@ plot.register(JudgeHeads, plot_judge_heads)
 plot.register(Separation, plot_separation)
 plot.register(SafeUnsafePaths, plot_paths)
 plot.register(UpdateComparison, plot_update)
+plot.register(AttributionPatching, plot_attribution_patching)
+plot.register(EdgeAttribution, plot_edge_attribution)
+plot.register(CircuitCurve, plot_circuit_curve)
+plot.register(Verified, plot_verified)

@@ -1,4 +1,4 @@
-"""Figures as PNG, drawn in one browser page that stays open."""
+"""Figures as PNG and PDF, drawn in one browser page that stays open."""
 
 from __future__ import annotations
 
@@ -20,19 +20,29 @@ class _Page(kaleido.Kaleido):
         await self.tabs_ready.put(tab)
 
 
+class _Sheet(kaleido.PageGenerator):
+    """Kaleido prints with margins and shrinks the figure to what they leave; here a PDF has the figure's own size."""
+
+    header = f"{kaleido.PageGenerator.header}<style>@page {{ margin: 0 }} img {{ display: block }}</style>"
+
+
 class Browser:
-    """A browser that draws PNG. It has a thread of its own, so that it serves notebooks too, whose loop is running."""
+    """A browser that draws figures. It has a thread of its own, so that it serves notebooks, whose loop is running."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._page = _Page(mathjax=False)
+        self._page = _Page(page_generator=_Sheet(mathjax=False))
         self._wait(self._page.open())
 
-    def png(self, made: go.Figure) -> bytes:
-        """A figure as PNG, two pixels to the CSS pixel."""
-        return self._wait(self._page.calc_fig(made, opts={"format": "png", "scale": 2}))
+    def png(self, made: go.Figure, scale: float = 2) -> bytes:
+        """A figure as PNG, `scale` pixels to the CSS pixel."""
+        return self._wait(self._page.calc_fig(made, opts={"format": "png", "scale": scale}))
+
+    def pdf(self, made: go.Figure) -> bytes:
+        """A figure as PDF of one page; a CSS pixel is 1/96 inch, text stays text."""
+        return self._wait(self._page.calc_fig(made, opts={"format": "pdf"}))
 
     def close(self) -> None:
         """Close the browser."""

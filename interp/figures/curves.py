@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -14,12 +16,14 @@ from interp.figures.grids import heat
 from interp.figures.theme import CONTROL, DASHES, GREY, MARKERS, PALETTE, SEQUENTIAL, figure, rgba, safe
 
 
-def band(made: go.Figure, x: list[str], estimate: Estimate, name: str, number: int) -> None:
+def band(made: go.Figure, x: Sequence[str | int], estimate: Estimate, name: str, number: int) -> None:
     """A line with its 95 % band, told apart by colour, dash and marker."""
     color = PALETTE[number % len(PALETTE)]
+    # Where there is no interval the band has no width: a gap would tie its ends to each other.
+    low, high = (np.where(np.isnan(end), estimate.value, end) for end in (estimate.low, estimate.high))
     made.add_trace(
         go.Scatter(
-            x=[*x, *x[::-1]], y=np.concatenate([estimate.high, estimate.low[::-1]]), fill="toself", mode="lines",
+            x=[*x, *x[::-1]], y=np.concatenate([high, low[::-1]]), fill="toself", mode="lines",
             fillcolor=rgba(color, 0.15), line=dict(width=0), hoverinfo="skip", showlegend=False,
         )
     )  # fmt: skip

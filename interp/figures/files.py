@@ -22,26 +22,26 @@ PLOTLY_JS = "plotly.min.js"
 CONFIG = {"displaylogo": False, "displayModeBar": "hover", "responsive": True, "toImageButtonOptions": {"scale": 3}}
 
 
+def why_no_browser() -> str:
+    """What is missing to draw PNG and PDF; empty where nothing is."""
+    try:
+        import kaleido  # noqa: F401
+        from choreographer.browsers.chromium import Chromium
+    except ImportError:
+        return "kaleido is not installed; pip install 'interp[png]'"
+    if os.environ.get("BROWSER_PATH") or Chromium.find_browser(skip_local=False):
+        return ""
+    return "there is no Chrome or Chromium on this machine; install one to get PNG files too"
+
+
 class PictureWriter:
     """Writes figures below a run folder. A context, because the browser that draws PNG is started once for all."""
 
     def __init__(self, root: Path, *, png: bool = True) -> None:
         self.root = root
-        self.why_no_png = "" if png else "PNG was not asked for"
-        self.png = png and self._browser_is_there()
+        self.why_no_png = why_no_browser() if png else "PNG was not asked for"
+        self.png = not self.why_no_png
         self._browser: Browser | None = None
-
-    def _browser_is_there(self) -> bool:
-        try:
-            import kaleido  # noqa: F401
-            from choreographer.browsers.chromium import Chromium
-        except ImportError:
-            self.why_no_png = "kaleido is not installed; pip install 'interp[png]'"
-            return False
-        if os.environ.get("BROWSER_PATH") or Chromium.find_browser(skip_local=False):
-            return True
-        self.why_no_png = "there is no Chrome or Chromium on this machine; install one to get PNG files too"
-        return False
 
     def __enter__(self) -> PictureWriter:
         script = self.root / PLOTLY_JS

@@ -29,7 +29,9 @@ SIGNED = [[0.0, SAFE], [0.5, "#ffffff"], [1.0, UNSAFE]]
 TOP = 10
 
 
-def points(estimate: Estimate, x: Sequence[str], name: str, number: int, **options: object) -> go.Scatter:
+def points(
+    estimate: Estimate, x: Sequence[str] | Sequence[float], name: str, number: int, **options: object
+) -> go.Scatter:
     """Values with their intervals, told apart by colour and marker."""
     return go.Scatter(
         x=list(x), y=estimate.value, name=name, mode="markers", error_y=reach(estimate),

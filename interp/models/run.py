@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Float, Int
 from rich.progress import track
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.errors import ModelError, PromptError
 from interp.models.edits import Edit
@@ -164,7 +164,7 @@ def undisturbed(model: HookedTransformer, gradients: bool = False) -> Iterator[N
     place = model_device(model)
     tracking = torch.enable_grad() if gradients else torch.inference_mode()
     with _turn(model), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), tracking:
-        modes = [m for m in {*model.modules(), *model.original_model.modules()} if m.training]
+        modes = [m for m in _parts(model) if m.training]
         try:
             for module in modes:
                 module.training = False
@@ -172,6 +172,18 @@ def undisturbed(model: HookedTransformer, gradients: bool = False) -> Iterator[N
         finally:
             for module in modes:
                 module.training = True
+
+
+def _parts(model: HookedTransformer) -> list[nn.Module]:
+    """Every module of the bridge and of the model inside it, once; torch's own walk makes a name for each."""
+    found: dict[int, nn.Module] = {}
+    waiting: list[nn.Module | None] = [model, model.original_model]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in found:
+            found[id(one)] = one
+            waiting.extend(one._modules.values())
+    return list(found.values())
 
 
 def edit_hooks(
@@ -251,6 +263,14 @@ def unembed(model: HookedTransformer, residual: Float[Tensor, "... d_model"]) ->
         logits = model.unembed(model.ln_final(flat))
         logits = model.adapter.apply_output_logits_transform(logits)
     return logits.reshape(*residual.shape[:-1], -1)
+
+
+def embedded(model: HookedTransformer, prompts: Prompts) -> Float[Tensor, "prompt pos d_model"]:
+    """The stream that enters the first block; zero at padding."""
+    tokens = prompts.tokens.to(model_device(model))
+    with undisturbed(model):
+        stream = model(tokens, return_type="logits", use_cache=False, stop_at_layer=0)
+    return stream.clone().masked_fill_(~prompts.mask[..., None].to(stream.device), 0.0)
 
 
 def model_device(model: HookedTransformer) -> torch.device:

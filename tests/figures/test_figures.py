@@ -12,7 +12,10 @@ from interp import figures
 from interp.analyses.ablation import ablation
 from interp.analyses.attention import AttentionPatterns, attention_statistics
 from interp.analyses.attribution import logit_attribution
+from interp.analyses.attribution_patching import attribution_patching
 from interp.analyses.circuits import cumulative_ablation
+from interp.analyses.edge_attribution import edge_attribution
+from interp.analyses.edge_circuits import circuit_curve
 from interp.analyses.heads import head_scores
 from interp.analyses.logit_lens import logit_lens
 from interp.analyses.patching import patching
@@ -24,6 +27,7 @@ from interp.figures.theme import safe
 from interp.models.load import load_model
 from interp.models.run import capture
 from interp.tensors import Activations
+from interp.workflows.verified import verified
 from tests.known import known_model, known_pairs
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
@@ -152,3 +156,34 @@ def test_probes_are_drawn_beside_their_control(setting):
     found = probing(marked, "B", at=["B", "second A"], key=["gap"], folds=3)
     names = [t.name for t in figures.plot(found).data if t.name]
     assert names == ["B", "control task", "second A", "control task"]
+
+
+def test_estimates_and_circuits_show_their_numbers_and_controls(setting):
+    model, pairs, _ = setting
+    cells, edges = attribution_patching(model, pairs, site="z"), edge_attribution(model, pairs)
+    np.testing.assert_array_equal(heatmaps(figures.plot(cells))[0], cells.share().value)
+    assert len(figures.plot(cells).data[1].x) == int(cells.saturated.sum())
+    top = edges.largest(30)
+    drawn = figures.plot(edges).data[0]
+    np.testing.assert_allclose(drawn.x, edges.share().value[top.numpy()])
+    order = [(edges.sources[i], edges.targets[i]) for i in top.tolist()]
+    curve = circuit_curve(model, pairs, order, shares=[0.1, 0.5, 1.0], random_orders=2)
+    lines = [trace.y for trace in figures.plot(curve).data if trace.name]
+    own, control, size = curve.faithfulness()
+    for line, estimate in zip(lines, (own, size, control), strict=True):
+        np.testing.assert_allclose(line, estimate.value)
+    both = verified(model, pairs, edges, top=5, random=5)
+    points = [trace for trace in figures.plot(both).data if trace.name]
+    assert [len(trace.x) for trace in points] == [5, 5]
+
+
+def test_a_band_has_no_width_where_there_is_no_interval():
+    from interp.estimates import Estimate
+    from interp.figures.curves import band
+
+    nan = np.nan
+    made = go.Figure()
+    low, high = np.array([0.5, nan, 2.5]), np.array([1.5, nan, 3.5])
+    some = Estimate(np.array([1.0, 2.0, 3.0]), low, high, np.full(3, nan), np.full(3, 9))
+    band(made, ["a", "b", "c"], some, "x", 0)
+    np.testing.assert_array_equal(made.data[0].y, [1.5, 2.0, 3.5, 2.5, 2.0, 0.5])

@@ -43,16 +43,30 @@ SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "q", "k"
 LENGTHS = torch.tensor([9, 7, 9, 5, 11])
 
 
-def made(form, weights="raw", dtype=torch.float32):
+def plain(form):
+    """A Hugging Face model whose weights are large enough that every part counts."""
     torch.manual_seed(3)
-    plain = FORMS[form]()
+    found = FORMS[form]()
     with torch.no_grad():
-        for parameter in plain.parameters():
+        for parameter in found.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.15)
             else:
                 parameter.add_(0.1 * torch.randn(parameter.shape))
-    return load_model(plain, device="cpu", weights=weights, dtype=dtype)
+    return found
+
+
+def neox():
+    """A form whose blocks are not written as functions."""
+    config = GPTNeoXConfig(
+        num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=4, vocab_size=60,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    return GPTNeoXForCausalLM(config)
+
+
+def made(form, weights="raw", dtype=torch.float32):
+    return load_model(plain(form), device="cpu", weights=weights, dtype=dtype)
 
 
 def both_sides(reads=True):
@@ -145,11 +159,7 @@ def test_bfloat16_stays_within_its_rounding(form):
 
 
 def test_an_unknown_architecture_takes_the_generic_path_and_says_so():
-    config = GPTNeoXConfig(
-        num_hidden_layers=2, hidden_size=32, intermediate_size=48, num_attention_heads=4, vocab_size=60,
-        max_position_embeddings=32,
-    )  # fmt: skip
-    model, pairs = load_model(GPTNeoXForCausalLM(config), device="cpu"), both_sides()
+    model, pairs = load_model(neox(), device="cpu"), both_sides()
     edits, readout = Edits(pairs.corrupted, [[Edit(Site("attn_out", 1), Zero())]]), Readout.of(pairs, ["logit_diff"])
     found = sweep(model, edits, readout)
     assert found.path == "generic"
@@ -174,39 +184,39 @@ def test_no_row_begins_where_nothing_changes(monkeypatch):
     source = capture(model, pairs.clean, ["resid_pre"])
     cells = [[Edit(Site("resid_pre", layer), Copy(source), at=at)] for layer in range(LAYERS) for at in range(5)]
     carried = []
-    climb = packed._Climb._layer
+    attention = packed._Climb._attention
 
     def counted(self, layer, block, base, rows):
-        found = climb(self, layer, block, base, rows)
-        carried.append((layer, sorted(zip(found.cell.tolist(), found.prompt.tolist(), strict=True))))
-        return found
+        carried.extend(rows.prompt[rows.row].tolist())
+        return attention(self, layer, block, base, rows)
 
-    monkeypatch.setattr(packed._Climb, "_layer", counted)
+    monkeypatch.setattr(packed._Climb, "_attention", counted)
     found = sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]))
     for number, (_, at) in enumerate((layer, at) for layer in range(LAYERS) for at in range(5)):
         same = torch.arange(5) == 1 if at >= 2 else torch.ones(5, dtype=torch.bool)
         assert torch.equal(found.values[same, number].nan_to_num(), found.base[same].nan_to_num())
     assert carried
+    assert 1 not in carried
 
 
 def test_work_below_and_before_the_edit_is_left_out():
     model, pairs = made("gpt2"), both_sides(reads=False)
     source = capture(model, pairs.clean, ["resid_pre"])
     tokens = []
-    whole = packed._Climb._layer
+    whole = packed._Climb._attention
 
     def counted(self, layer, block, base, rows):
         tokens.append((layer, len(rows.row)))
         return whole(self, layer, block, base, rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packed._Climb, "_layer", counted)
+        patch.setattr(packed._Climb, "_attention", counted)
         cells = [[Edit(Site("resid_pre", 1), Copy(source), at=4)]]
         sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]))
     assert [layer for layer, _ in tokens] == [1, 2]
     carried = int((LENGTHS - 4).clamp(min=0).sum())
     # The pair that differs nowhere is dropped when its edit writes what stood there.
-    assert [count for _, count in tokens] == [carried, carried - 3]
+    assert [count for _, count in tokens] == [carried - 3, carried - 3]
 
 
 def test_a_grid_of_places_is_swept_in_any_number_of_tiles():

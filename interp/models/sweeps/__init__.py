@@ -9,12 +9,13 @@ from typing import Literal
 
 from interp.errors import ConfigError, ModelError
 from interp.models.load import HookedTransformer, info
-from interp.models.run import MEMORY, check_context, check_edits
-from interp.models.sweeps.blocks import UnknownForm, network
+from interp.models.run import MEMORY, check_context, check_edits, undisturbed
+from interp.models.sweeps.blocks import UnknownForm
 from interp.models.sweeps.generic import generic_sweep
 from interp.models.sweeps.grid import Edits, Readout, Sweep
 from interp.models.sweeps.packed import packed_sweep
 from interp.models.sweeps.places import Axis, Places, places, unit_count
+from interp.models.sweeps.runs import Runs
 from interp.sites import every
 
 __all__ = ["Axis", "Edits", "Places", "Readout", "Sweep", "places", "sweep", "unit_count"]
@@ -49,13 +50,15 @@ def sweep(
     why_not = "asked for"
     if path != "generic":
         try:
-            found = packed_sweep(model, network(model), edits, readout, memory=memory, progress=progress)
+            runs = Runs.of(model, edits.prompts, memory=memory)
         except UnknownForm as error:
-            found = str(error)
-        if not isinstance(found, str):
+            if path == "packed":
+                raise ModelError(f"{info(model).name} cannot be swept by the packed path: {error}") from None
+            why_not = str(error)
+        else:
+            with undisturbed(model):
+                found = packed_sweep(runs, edits, readout, memory=memory, progress=progress)
+            values, base = (part.clone() for part in found)  # tensors that a caller may go on writing to
             names = tuple(metric.name for metric in readout.metrics)
-            return Sweep(*found, names, path="packed", reason="only what an edit changes, all cells side by side")
-        if path == "packed":
-            raise ModelError(f"{info(model).name} cannot be swept by the packed path: {found}")
-        why_not = found
+            return Sweep(values, base, names, "packed", "only what an edit changes, all cells side by side")
     return generic_sweep(model, edits, readout, memory=memory, progress=progress, why=why_not)

@@ -8,8 +8,9 @@ for the caller to test: `network` says only whether the form is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _TOKENS_AT_ONCE = 1024
 """Tokens whose neurons are held at once."""
 
+_NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+
 Linear = tuple[Tensor, Tensor | None]
 """Weight [out, in] and bias."""
 Map = Callable[[Tensor], Tensor]
@@ -47,14 +50,67 @@ class UnknownForm(Exception):
 
 
 @dataclass(frozen=True, eq=False)
+class Norm:
+    """LayerNorm or RMSNorm: the model's own module, and its slope in closed form."""
+
+    of: Map
+    weight: Float[Tensor, " d_model"]
+    eps: float
+    centred: bool
+    """LayerNorm subtracts the mean over the width, RMSNorm does not."""
+
+    def scale(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... one"]:
+        """What it divides by."""
+        return (self._tidy(x).pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+
+    def held(self, x: Float[Tensor, "... d_model"], scale: Float[Tensor, "... one"]) -> Float[Tensor, "... d_model"]:
+        """The linear map that it is while its scale is held, without the bias."""
+        return self._tidy(x) / scale * self.weight
+
+    def pulled_back(
+        self, slope: Float[Tensor, "... d_model"], x: Float[Tensor, "... d_model"]
+    ) -> Float[Tensor, "... d_model"]:
+        """The gradient by its input, at `x`, of what has this gradient by its output."""
+        scale = self.scale(x)
+        unit = self._tidy(x) / scale
+        inner = slope * self.weight
+        return (self._tidy(inner) - unit * (inner * unit).mean(-1, keepdim=True)) / scale
+
+    def _tidy(self, x: Tensor) -> Tensor:
+        return x - x.mean(-1, keepdim=True) if self.centred else x
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What one layer computes on whole prompts."""
+
+    stream: Float[Tensor, "prompt pos d_model"]
+    q: Float[Tensor, "prompt pos head d_head"]
+    k: Float[Tensor, "prompt pos kv d_head"]
+    """Not yet turned, as q."""
+    v: Float[Tensor, "prompt pos kv d_head"]
+    turned_k: Float[Tensor, "prompt pos kv d_head"]
+    pattern: Float[Tensor, "prompt head query key"] | None
+    """Kept where asked for, as the neurons."""
+    z: Float[Tensor, "prompt pos head d_head"]
+    attn_out: Float[Tensor, "prompt pos d_model"]
+    mid: Float[Tensor, "prompt pos d_model"]
+    mlp_in: Float[Tensor, "prompt pos d_model"]
+    """The same as `mid`, as the MLP alone reads it."""
+    neurons: Float[Tensor, "prompt pos neuron"] | None
+    mlp_out: Float[Tensor, "prompt pos d_model"]
+    after: Float[Tensor, "prompt pos d_model"]
+
+
+@dataclass(frozen=True, eq=False)
 class Block:
     """One layer's weights and what it does with them."""
 
-    ln1: Map
-    ln2: Map
-    ln1_post: Map | None
+    ln1: Norm
+    ln2: Norm
+    ln1_post: Norm | None
     """Norm of what attention writes (Gemma-2)."""
-    ln2_post: Map | None
+    ln2_post: Norm | None
     q: Linear
     k: Linear
     v: Linear
@@ -72,11 +128,19 @@ class Block:
     def attn_out(self, z: Float[Tensor, "... head d_head"]) -> Float[Tensor, "... d_model"]:
         """What the heads write together."""
         out = F.linear(z.flatten(-2), *self.o)
-        return out if self.ln1_post is None else self.ln1_post(out)
+        return out if self.ln1_post is None else self.ln1_post.of(out)
+
+    def head_outs(self, z: Float[Tensor, "... head d_head"]) -> Float[Tensor, "... head d_model"]:
+        """What each head writes by itself, without the bias; attention's own norm divides by the scale of the sum."""
+        weight = self.o[0].unflatten(1, z.shape[-2:])
+        outs = torch.einsum("...he,dhe->...hd", z, weight)
+        if self.ln1_post is None:
+            return outs
+        return self.ln1_post.held(outs, self.ln1_post.scale(F.linear(z.flatten(-2), *self.o))[..., None, :])
 
     def neurons(self, mid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... neuron"]:
         """The MLP's neurons after their activation (and gate)."""
-        x = self.ln2(mid)
+        x = self.ln2.of(mid)
         if self.gate is None:
             return self.act(F.linear(x, *self.up))
         return self.act(F.linear(x, *self.gate)) * F.linear(x, *self.up)
@@ -84,7 +148,7 @@ class Block:
     def from_neurons(self, neurons: Float[Tensor, "... neuron"]) -> Float[Tensor, "... d_model"]:
         """What the neurons write."""
         out = F.linear(neurons, *self.down)
-        return out if self.ln2_post is None else self.ln2_post(out)
+        return out if self.ln2_post is None else self.ln2_post.of(out)
 
     def mlp_out(self, mid: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
         """What the MLP writes, some tokens at a time."""
@@ -103,7 +167,7 @@ class Network:
     d_head: int
     rotary: Callable[[int], tuple[Tensor, Tensor]] | None
     """Cosines and sines of that many columns; None where positions are embedded."""
-    ln_final: Map
+    ln_final: Norm
     unembedding: Float[Tensor, "vocab d_model"]
     unembedding_bias: Float[Tensor, " vocab"] | None
     cap: float | None
@@ -113,13 +177,55 @@ class Network:
         """Heads side by side as an axis of their own."""
         return flat.unflatten(-1, (-1, self.d_head))
 
+    def by_head(self, weight: Float[Tensor, "d d_model"]) -> Float[Tensor, "head d_head d_model"]:
+        """A weight that makes queries, keys or values, head by head."""
+        return weight.unflatten(0, (-1, self.d_head))
+
     def qkv(
         self, block: Block, stream: Float[Tensor, "... d_model"]
     ) -> tuple[Float[Tensor, "... head d_head"], Float[Tensor, "... kv d_head"], Float[Tensor, "... kv d_head"]]:
         """Queries, keys (neither turned yet) and values."""
-        x = block.ln1(stream)
+        x = block.ln1.of(stream)
         q, k, v = (self.heads(F.linear(x, *weights)) for weights in (block.q, block.k, block.v))
         return q, k, v
+
+    def attends(
+        self, block: Block, q: Float[Tensor, "row pos head d_head"], k: Float[Tensor, "row pos kv d_head"]
+    ) -> tuple[Float[Tensor, "row pos kv d_head"], Float[Tensor, "row head pos pos"]]:
+        """Turned keys and the pattern of whole prompts, from queries and keys that are not turned yet."""
+        angles = self.angles(q.shape[1])
+        turned_k = turned(k, angles)
+        here = torch.arange(q.shape[1], device=q.device).expand(len(q), -1)
+        return turned_k, self.pattern(block, turned(q, angles), turned_k, here)
+
+    def layer(
+        self,
+        block: Block,
+        stream: Float[Tensor, "prompt pos d_model"],
+        *,
+        keep_pattern: bool = False,
+        keep_neurons: bool = False,
+        put: Mapping[str, Tensor] = _NOTHING,
+    ) -> Layer:
+        """One layer on whole prompts; what stands in `put` under a field's name is used in its place."""
+        q, k, v = self.qkv(block, stream)
+        q, k, v = put.get("q", q), put.get("k", k), put.get("v", v)
+        turned_k, pattern = self.attends(block, q, k)
+        pattern = put.get("pattern", pattern)
+        z = put.get("z", self.read(pattern, v))
+        attn_out = put.get("attn_out", block.attn_out(z))
+        mid = put.get("mid", stream + attn_out)
+        mlp_in = mid.view_as(mid)
+        neurons = block.neurons(mlp_in) if keep_neurons or "neurons" in put else None
+        if neurons is None:
+            mlp_out = block.mlp_out(mlp_in.flatten(0, 1)).reshape(mid.shape)
+        else:
+            neurons = put.get("neurons", neurons)
+            mlp_out = block.from_neurons(neurons)
+        mlp_out = put.get("mlp_out", mlp_out)
+        after = put.get("after", mid + mlp_out)
+        kept = pattern if keep_pattern or "pattern" in put else None
+        return Layer(stream, q, k, v, turned_k, kept, z, attn_out, mid, mlp_in, neurons, mlp_out, after)
 
     def angles(self, columns: int) -> tuple[Tensor, Tensor] | None:
         """Cosines and sines of the first columns [column, 1, d_head]."""
@@ -162,14 +268,14 @@ class Network:
 
     def logits(self, stream: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """Through the final norm and the whole vocabulary."""
-        found = F.linear(self.ln_final(stream), self.unembedding, self.unembedding_bias)
+        found = F.linear(self.ln_final.of(stream), self.unembedding, self.unembedding_bias)
         return self._capped(found)
 
     def logits_of(
         self, stream: Float[Tensor, "row read d_model"], tokens: Int[Tensor, "row read token"]
     ) -> Float[Tensor, "row read token"]:
         """The logits of some tokens of each row alone."""
-        found = torch.einsum("rcd,rctd->rct", self.ln_final(stream), self.unembedding[tokens])
+        found = torch.einsum("rcd,rctd->rct", self.ln_final.of(stream), self.unembedding[tokens])
         if self.unembedding_bias is not None:
             found = found + self.unembedding_bias[tokens]
         return self._capped(found)
@@ -214,7 +320,7 @@ def network(model: HookedTransformer) -> Network:
         n_kv=int(getattr(whole.cfg, "n_key_value_heads", None) or n_heads),
         d_head=int(whole.cfg.d_head),
         rotary=None if kind == "GPT2LMHeadModel" else _angles(whole),
-        ln_final=_core(whole.ln_final),
+        ln_final=_norm(whole.ln_final),
         unembedding=unembed.weight.detach(),
         unembedding_bias=None if getattr(unembed, "bias", None) is None else unembed.bias.detach(),
         cap=cap,
@@ -232,10 +338,10 @@ def _block(block: Any, act: Map) -> Block:
     if window is None and type(attention).__name__ == "MistralAttention":
         window = attention.config.sliding_window
     return Block(
-        ln1=_core(block.ln1),
-        ln2=_core(block.ln2),
-        ln1_post=_core(block.ln1_post) if hasattr(block, "ln1_post") else None,
-        ln2_post=_core(block.ln2_post) if hasattr(block, "ln2_post") else None,
+        ln1=_norm(block.ln1),
+        ln2=_norm(block.ln2),
+        ln1_post=_norm(block.ln1_post) if hasattr(block, "ln1_post") else None,
+        ln2_post=_norm(block.ln2_post) if hasattr(block, "ln2_post") else None,
         q=_linear(block.attn.q),
         k=_linear(block.attn.k),
         v=_linear(block.attn.v),
@@ -253,6 +359,19 @@ def _block(block: Any, act: Map) -> Block:
 def _core(part: Any) -> Any:
     """The Hugging Face module inside a component of the bridge."""
     return getattr(part, "original_component", None) or part
+
+
+def _norm(part: Any) -> Norm:
+    module = _core(part)
+    if isinstance(module, nn.LayerNorm):
+        return Norm(module, module.weight.detach(), module.eps, centred=True)
+    kind = type(module).__name__
+    if not kind.endswith("RMSNorm"):
+        raise UnknownForm(f"the norm {kind} is not written as a function")
+    weight = module.weight.detach()
+    if kind == "Gemma2RMSNorm":
+        return Norm(module, weight + 1, module.eps, centred=False)
+    return Norm(module, weight, module.variance_epsilon, centred=False)
 
 
 def _linear(part: Any) -> Linear:

@@ -9,7 +9,7 @@ the last layer only the columns that are read are carried on, and only the logit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -17,15 +17,12 @@ from jaxtyping import Bool, Float, Int
 from rich.progress import Progress
 from torch import Tensor
 
-from interp.models.load import HookedTransformer
-from interp.models.run import capture, model_device, undisturbed
-from interp.models.sweeps.blocks import Block, Network, turned
-from interp.models.sweeps.grid import Edits, Readout, unlike
+from interp.models.sweeps.blocks import Block, Layer, Network, turned
+from interp.models.sweeps.grid import Edits, Readout
 from interp.models.sweeps.plan import AFTER, BEFORE, BETWEEN, CLIMBING, INSIDE, NEURONS, Group, Plan, plan_of
-from interp.prompts import Prompts
+from interp.models.sweeps.runs import Runs
 from interp.sites import Site
 
-_ENTRY, _LOGITS = Site("resid_pre", 0), Site("logits")
 _ROUNDING = 8
 """Differences of so many units in the last place, of the largest number there, are no change."""
 _TOKENS = 4096
@@ -63,39 +60,6 @@ class _Rows:
         return replace(self, row=self.row[tokens], column=self.column[tokens], stream=self.stream[tokens])
 
 
-@dataclass(frozen=True, eq=False)
-class _Base:
-    """The base run of a tile's prompts in one layer."""
-
-    stream: Float[Tensor, "prompt pos d_model"]
-    q: Float[Tensor, "prompt pos head d_head"]
-    k: Float[Tensor, "prompt pos kv d_head"]
-    """Not yet turned, as q."""
-    v: Float[Tensor, "prompt pos kv d_head"]
-    turned_k: Float[Tensor, "prompt pos kv d_head"]
-    z: Float[Tensor, "prompt pos head d_head"]
-    attn_out: Float[Tensor, "prompt pos d_model"]
-    mid: Float[Tensor, "prompt pos d_model"]
-    neurons: Float[Tensor, "prompt pos neuron"] | None
-    """Kept where some row begins at them."""
-    mlp_out: Float[Tensor, "prompt pos d_model"]
-    after: Float[Tensor, "prompt pos d_model"]
-
-
-def _base(net: Network, block: Block, stream: Float[Tensor, "prompt pos d_model"], keep_neurons: bool = False) -> _Base:
-    """One layer of the base run."""
-    q, k, v = net.qkv(block, stream)
-    angles = net.angles(stream.shape[1])
-    turned_k = turned(k, angles)
-    here = torch.arange(stream.shape[1], device=stream.device).expand(len(stream), -1)
-    z = net.read(net.pattern(block, turned(q, angles), turned_k, here), v)
-    attn_out = block.attn_out(z)
-    mid = stream + attn_out
-    neurons = block.neurons(mid) if keep_neurons else None
-    mlp_out = block.mlp_out(mid.flatten(0, 1)).reshape(mid.shape) if neurons is None else block.from_neurons(neurons)
-    return _Base(stream, q, k, v, turned_k, z, attn_out, mid, neurons, mlp_out, mid + mlp_out)
-
-
 @dataclass(eq=False)
 class _Climb:
     """One tile: some prompts, some cells, all layers."""
@@ -127,17 +91,16 @@ class _Climb:
         tables: list[_Rows] = []
         for layer, block in enumerate(self.net.blocks):
             starting = [c for c in self.cells.tolist() if self.plan.begin[c][0] == layer]
-            base = _base(self.net, block, stream, any(self.plan.begin[c] == (layer, NEURONS) for c in starting))
-            entering = (part for stage in range(5) for part in self._entering(base, layer, stage, starting))
-            climbed = [self._layer(layer, block, base, rows) for some in (tables, entering) for rows in some]
-            tables = _joined([rows for rows in climbed if len(rows.row)], self.tokens)
+            neurons = any(self.plan.begin[c] == (layer, NEURONS) for c in starting)
+            base = self.net.layer(block, stream, keep_neurons=neurons)
+            tables = self._layer(layer, block, base, tables, starting)
             stream = base.after
             if layer < last:
                 yield None, stream
         # Joined once more: what is scored is one table.
         yield (_together(tables) if tables else None), stream
 
-    def _entering(self, base: _Base, layer: int, stage: int, starting: Sequence[int]) -> Iterator[_Rows]:
+    def _entering(self, base: Layer, layer: int, stage: int, starting: Sequence[int]) -> Iterator[_Rows]:
         """Rows that begin at a stage, in tables; their tokens are the base run's."""
         chosen = [c for c in starting if self.plan.begin[c][1] == stage]
         if not chosen:
@@ -156,36 +119,64 @@ class _Climb:
             row, column = inside.nonzero(as_tuple=True)
             yield _Rows(cell, own, row, column, base.stream[own[row], column], stage)
 
-    def _layer(self, layer: int, block: Block, base: _Base, rows: _Rows) -> _Rows:
-        """The rows after the layer."""
-        last = layer == len(self.net.blocks) - 1
-        if rows.begin <= BEFORE:
-            edited = self._edited(rows, rows.stream, Site("resid_pre", layer))
-            rows = self._pruned(replace(rows, stream=edited), layer, BEFORE, base.stream)
-        if rows.begin <= INSIDE:
-            rows, attn_out = self._attention(layer, block, base, rows, last)
-        else:
-            attn_out = rows.of(base.attn_out)
-        if rows.begin <= BETWEEN:
-            attn_out = self._edited(rows, attn_out, Site("attn_out", layer))
-            mid = self._edited(rows, rows.stream + attn_out, Site("resid_mid", layer))
-            rows = self._pruned(replace(rows, stream=mid), layer, BETWEEN, base.mid)
-            mid = rows.stream
-        else:
-            mid = rows.of(base.mid)
-        if rows.begin > NEURONS:
-            mlp_out = rows.of(base.mlp_out)
-        elif any(True for _ in self.plan.hits(Site("mlp_post", layer), rows.cell)):
-            mlp_out = self._neurons(layer, block, base, rows, mid)
-        else:
-            mlp_out = block.mlp_out(mid)
+    def _layer(
+        self, layer: int, block: Block, base: Layer, tables: Sequence[_Rows], starting: Sequence[int]
+    ) -> list[_Rows]:
+        """All rows after the layer. Those that begin in it join the others at the next part that both go through."""
+
+        def and_those_from(stage: int, rows: Sequence[_Rows] = ()) -> Iterator[_Rows]:
+            yield from rows
+            yield from self._entering(base, layer, stage, starting)
+
+        tables = self._joined(self._before(layer, base, rows) for rows in and_those_from(BEFORE, tables))
+        attended = [self._attention(layer, block, base, rows) for rows in and_those_from(INSIDE, tables)]
+        between = [self._middle(layer, base, rows, rows.of(base.attn_out)) for rows in and_those_from(BETWEEN)]
+        tables = self._joined([*attended, *between])
+        found = [self._mlp(layer, block, base, rows) for rows in and_those_from(NEURONS, tables)]
+        after = and_those_from(AFTER)
+        found += [self._after(layer, base, rows, rows.of(base.mid), rows.of(base.mlp_out)) for rows in after]
+        return self._joined(found)
+
+    def _joined(self, tables: Iterable[_Rows]) -> list[_Rows]:
+        """Neighbouring tables joined while they are small enough."""
+        found: list[list[_Rows]] = []
+        size = 0
+        for rows in tables:
+            if not len(rows.row):
+                continue
+            size += len(rows.row)
+            if found and size <= self.tokens:
+                found[-1].append(rows)
+            else:
+                found.append([rows])
+                size = len(rows.row)
+        return [_together(some) if len(some) > 1 else replace(some[0], begin=CLIMBING) for some in found]
+
+    def _before(self, layer: int, base: Layer, rows: _Rows) -> _Rows:
+        """The stream before the layer."""
+        edited = self._edited(rows, rows.stream, Site("resid_pre", layer))
+        return self._pruned(replace(rows, stream=edited), layer, BEFORE, base.stream)
+
+    def _middle(self, layer: int, base: Layer, rows: _Rows, attn_out: Float[Tensor, "token d_model"]) -> _Rows:
+        """The stream between attention and the MLP."""
+        attn_out = self._edited(rows, attn_out, Site("attn_out", layer))
+        mid = self._edited(rows, rows.stream + attn_out, Site("resid_mid", layer))
+        return self._pruned(replace(rows, stream=mid), layer, BETWEEN, base.mid)
+
+    def _mlp(self, layer: int, block: Block, base: Layer, rows: _Rows) -> _Rows:
+        mid = rows.of(base.mid) if rows.begin == NEURONS else rows.stream
+        edited = any(True for _ in self.plan.hits(Site("mlp_post", layer), rows.cell))
+        mlp_out = self._neurons(layer, block, base, rows, mid) if edited else block.mlp_out(mid)
+        return self._after(layer, base, rows, mid, mlp_out)
+
+    def _after(self, layer: int, base: Layer, rows: _Rows, mid: Tensor, mlp_out: Tensor) -> _Rows:
+        """The stream after the layer."""
         mlp_out = self._edited(rows, mlp_out, Site("mlp_out", layer))
         after = self._edited(rows, mid + mlp_out, Site("resid_post", layer))
-        return replace(self._pruned(replace(rows, stream=after), layer, AFTER, base.after), begin=CLIMBING)
+        return self._pruned(replace(rows, stream=after), layer, AFTER, base.after)
 
-    def _attention(
-        self, layer: int, block: Block, base: _Base, rows: _Rows, last: bool
-    ) -> tuple[_Rows, Float[Tensor, "token d_model"]]:
+    def _attention(self, layer: int, block: Block, base: Layer, rows: _Rows) -> _Rows:
+        last = layer == len(self.net.blocks) - 1
         sites = {name: Site(name, layer) for name in ("q", "k", "v", "pattern", "z")}
         mixing = [name for name in ("q", "k", "v", "pattern") if sites[name] in self.plan.at]
         begins = rows.begin == INSIDE
@@ -193,7 +184,7 @@ class _Climb:
             rows = rows.keep(self.slot[rows.prompt[rows.row], rows.column] >= 0) if last else rows
             z = rows.of(base.z)
         else:
-            x = None if begins else block.ln1(rows.stream)
+            x = None if begins else block.ln1.of(rows.stream)
 
             def heads(name: str, own: _Rows, entry: Tensor | None) -> Tensor:
                 made = (
@@ -231,9 +222,9 @@ class _Climb:
         kept = self._live(rows, layer, INSIDE, z, base.z)
         if kept is not None:
             rows, z = rows.keep(kept), z[kept]
-        return rows, block.attn_out(z)
+        return self._middle(layer, base, rows, block.attn_out(z))
 
-    def _neurons(self, layer: int, block: Block, base: _Base, rows: _Rows, mid: Tensor) -> Tensor:
+    def _neurons(self, layer: int, block: Block, base: Layer, rows: _Rows, mid: Tensor) -> Tensor:
         """What the MLP writes where some neurons are edited, a few rows at a time."""
         site, made = Site("mlp_post", layer), torch.empty_like(mid)
         bounds = torch.arange(len(rows.cell), device=mid.device)
@@ -297,49 +288,35 @@ def _together(tables: Sequence[_Rows]) -> _Rows:
     return _Rows(cell[left], prompt[left], row, column, stream)
 
 
-def _joined(tables: Sequence[_Rows], most: int) -> list[_Rows]:
-    """Neighbouring tables joined while they are small enough."""
-    found: list[list[_Rows]] = []
-    size = 0
-    for rows in tables:
-        if found and size + len(rows.row) <= most:
-            found[-1].append(rows)
-            size += len(rows.row)
-        else:
-            found.append([rows])
-            size = len(rows.row)
-    return [_together(some) if len(some) > 1 else some[0] for some in found]
-
-
 def packed_sweep(
-    model: HookedTransformer, net: Network, edits: Edits, readout: Readout, *, memory: int, progress: bool
-) -> tuple[Float[Tensor, "prompt cell metric"], Float[Tensor, "prompt metric"]] | str:
-    """Scores of every cell and of the base run; or why the network's functions do not give the model's own logits."""
-    prompts, here = edits.prompts, model_device(model)
-    n_layers, n = len(net.blocks), len(prompts)
-    base = capture(model, prompts, [_ENTRY, _LOGITS], memory=memory)
-    with undisturbed(model):
-        why_not = _unlike(net, prompts, base[_ENTRY], base[_LOGITS])
-        if why_not:
-            return why_not
-        unedited = readout.score(base[_LOGITS], torch.arange(n, device=here)).cpu()
-        values = unedited[:, None].repeat(1, len(edits.cells), 1)
-        plan = plan_of(edits.cells, prompts, n_layers, here)
-        ends = torch.minimum(prompts.lengths, prompts.reads.amax(1) + 1).clamp(min=1).to(here)
-        reads, entry = prompts.reads.to(here), torch.nan_to_num(base[_ENTRY])
-        tiles = list(_tiles(net, plan, ends, memory))
-        with Progress(transient=True, disable=not progress) as bar:
-            task = bar.add_task("sweeping edits", total=len(tiles) * n_layers)
-            for index, cells in tiles:
-                columns = int(ends[index].max())
-                size = _token_size(net, columns)
-                most = max(columns, min(_TOKENS, memory // 4 // size))
-                climb = _Climb(net, plan, index, cells, reads[index], ends[index], most)
-                for rows, stream in climb.run(entry[index, :columns]):
-                    bar.advance(task)
-                    if rows is not None:
-                        _score(net, climb, rows, stream, readout, memory, values)
-    return values.clone(), unedited.clone()  # tensors that a caller may go on writing to
+    runs: Runs, edits: Edits, readout: Readout, *, memory: int, progress: bool
+) -> tuple[Float[Tensor, "prompt cell metric"], Float[Tensor, "prompt metric"]]:
+    """Scores of every cell and of the base run."""
+    net, prompts, ends = runs.net, runs.prompts, runs.ends
+    exact = torch.float64 if runs.entry.dtype == torch.float64 else torch.float32
+    values = torch.full((len(prompts), len(edits.cells), len(readout.metrics)), torch.nan, dtype=exact)
+    unedited = values[:, 0].clone()
+    plan = plan_of(edits.cells, prompts, len(net.blocks), ends.device)
+    tiles = list(_tiles(net, plan, ends, memory))
+    with Progress(transient=True, disable=not progress) as bar:
+        task = bar.add_task("sweeping edits", total=len(tiles) * len(net.blocks))
+        for index, cells in tiles:
+            columns = int(ends[index].max())
+            size = _token_size(net, columns)
+            most = max(columns, min(_TOKENS, memory // 4 // size))
+            climb = _Climb(net, plan, index, cells, runs.reads[index], ends[index], most)
+            rows, stream = None, runs.entry[index, :columns]
+            for found in climb.run(stream):
+                rows, stream = found
+                bar.advance(task)
+            for part in torch.arange(len(index), device=index.device).split(runs.rows_scored(readout, memory // 4)):
+                own = index[part]
+                unedited[own.cpu()] = runs.scores(readout, runs.at_reads(stream[part], own), own).cpu()
+            # Where a row does not differ from the base run, the base run's scores stay.
+            values[index.cpu()[:, None], cells.cpu()] = unedited[index.cpu()][:, None]
+            if rows is not None:
+                _score(runs, climb, rows, stream, readout, memory, values)
+    return values, unedited
 
 
 def _tiles(
@@ -374,37 +351,15 @@ def _token_size(net: Network, columns: int) -> int:
 
 
 def _score(
-    net: Network, climb: _Climb, rows: _Rows, stream: Tensor, readout: Readout, memory: int, values: Tensor
+    runs: Runs, climb: _Climb, rows: _Rows, stream: Tensor, readout: Readout, memory: int, values: Tensor
 ) -> None:
-    """Write the rows' scores into `values`; where a row does not differ from the base run, the base run's stay."""
-    n_reads = climb.reads.shape[1]
+    """Write the rows' scores into `values`."""
     base = stream[torch.arange(len(stream), device=stream.device)[:, None], climb.reads.clamp(min=0)]
     final = base[rows.prompt]
     final[rows.row, climb.slot[rows.prompt[rows.row], rows.column]] = rows.stream
     # Two reads at one column share a slot.
     same = climb.slot[rows.prompt[:, None], climb.reads[rows.prompt].clamp(min=0)].clamp(min=0)
     final = final.gather(1, same[..., None].expand(-1, -1, final.shape[-1]))
-    whole = 4 * n_reads * net.unembedding.shape[0] * net.unembedding.element_size()
-    size = 4 * n_reads * 2 * net.unembedding.shape[1] * 4 if readout.narrow else whole
-    for part in torch.arange(len(final), device=final.device).split(max(1, memory // 4 // size)):
+    for part in torch.arange(len(final), device=final.device).split(runs.rows_scored(readout, memory // 4)):
         own = climb.index[rows.prompt[part]]
-        absent = (climb.reads[rows.prompt[part]] < 0)[..., None]
-        if readout.narrow:
-            scores = readout.score_of(lambda tokens, part=part: net.logits_of(final[part], tokens), own, absent)
-        else:
-            scores = readout.score(net.logits(final[part]).masked_fill(absent, torch.nan), own)
-        values[own.cpu(), rows.cell[part].cpu()] = scores.cpu().to(values.dtype)
-
-
-def _unlike(net: Network, prompts: Prompts, entry: Tensor, wanted: Tensor) -> str:
-    """What keeps the network's functions from standing for the model, shown on the longest prompts; empty: nothing."""
-    some = prompts.lengths.argsort(descending=True)[:2].to(entry.device)
-    reads = prompts.reads.to(entry.device)[some]
-    stream = torch.nan_to_num(entry[some])
-    for block in net.blocks:
-        stream = _base(net, block, stream).after
-    found = net.logits(stream[torch.arange(len(stream), device=stream.device)[:, None], reads.clamp(min=0)])
-    absent = (reads < 0)[..., None]
-    if unlike(found.masked_fill(absent, torch.nan), wanted[some].masked_fill(absent, torch.nan)):
-        return "its functions do not give the model's own logits"
-    return ""
+        values[own.cpu(), rows.cell[part].cpu()] = runs.scores(readout, final[part], own).cpu()

@@ -73,6 +73,7 @@ def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, pl
     first = torch.full((len(cells), len(prompts)), width)
     gathered: dict[tuple[Site, int, Any, tuple[bool, int]], tuple[Edit, list[int], list[Tensor]]] = {}
     begin, end = [], []
+    wheres: dict[Any, tuple[Bool[Tensor, "prompt pos"], Int[Tensor, " prompt"]]] = {}
     for number, cell in enumerate(cells):
         stages = []
         for order, edit in enumerate(cell):
@@ -81,8 +82,11 @@ def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, pl
             if site.name == "resid_post" and site.layer + 1 < n_layers:
                 site = Site("resid_pre", site.layer + 1)
             stages.append((site.layer, STAGES[site.name]))
-            where = edit.where(prompts)
-            column = torch.where(where.any(1), where.int().argmax(1), width)
+            place_of = id(edit.at) if isinstance(edit.at, Tensor) else edit.at
+            if place_of not in wheres:
+                where = edit.where(prompts)
+                wheres[place_of] = where, torch.where(where.any(1), where.int().argmax(1), width)
+            where, column = wheres[place_of]
             first[number] = torch.minimum(first[number], column)
             units = tuple(edit.units) if isinstance(edit.units, Sequence) else edit.units
             # Edits of one cell at one site act one after the other, those of the block below first.

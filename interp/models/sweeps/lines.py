@@ -1,0 +1,219 @@
+"""Gradients between two runs: at the one, or as a mean over the straight line from it to the other.
+
+`FunctionLines` goes through the network's functions, `BridgeLines` through the bridge, for every other architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import ModelError
+from interp.models.load import HookedTransformer, info
+from interp.models.run import Change, batch_rows, embedded, forward
+from interp.models.sweeps.blocks import UnknownForm
+from interp.models.sweeps.gradients import Place, climbed, differentiable, row_bytes, scored, slopes
+from interp.models.sweeps.grid import Readout
+from interp.models.sweeps.runs import Runs
+from interp.prompts import Prompts
+from interp.sites import Site
+
+_FIELDS = {"resid_pre": "stream", "resid_mid": "mid", "resid_post": "after", "mlp_post": "neurons"}
+_LOGITS = Site("logits")
+
+Means = list[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionLines:
+    """Two runs of the same prompts, through the network's functions."""
+
+    base: Runs
+    source: Runs
+    readout: Readout
+
+    path = "packed"
+
+    def rows(self, steps: int, memory: int) -> int:
+        """Prompts that may be asked at once."""
+        return max(1, memory // (row_bytes(self.base.net, int(self.base.ends.max())) * min(steps, 4)))
+
+    def run(
+        self, rows: Int[Tensor, " pair"], sites: Sequence[Site], *, other: bool
+    ) -> tuple[list[Tensor], Float[Tensor, " pair"]]:
+        """What stands at the sites in one of the runs, and the metric."""
+        with torch.no_grad():
+            return self._climbed(self._entry(rows)[other], sites, rows)
+
+    def at_inputs(
+        self,
+        rows: Int[Tensor, " pair"],
+        sites: Sequence[Site],
+        alphas: Float[Tensor, " step"],
+        shares: Float[Tensor, " step"],
+        memory: int,
+    ) -> Means:
+        """For each site the mean gradient while the embeddings go from the base run's to the other's."""
+        start, end = self._entry(rows)
+
+        def gradients(stream: Tensor, count: int) -> Means:
+            found, scores = self._climbed(stream.requires_grad_(), sites, rows.repeat(count))
+            return _by(scores, found)
+
+        return _mean(start, end - start, alphas, shares, self.rows(1, memory) // len(rows), gradients)
+
+    def at_site(
+        self,
+        rows: Int[Tensor, " pair"],
+        site: Site,
+        start: Float[Tensor, "pair ..."],
+        step: Float[Tensor, "pair ..."],
+        alphas: Float[Tensor, " step"],
+        shares: Float[Tensor, " step"],
+        memory: int,
+    ) -> Tensor:
+        """The mean gradient while the activations at the site go from `start` on by `step`, all before them held."""
+        with torch.no_grad():
+            below = self._climbed(self._entry(rows)[0], [Site("resid_pre", site.layer)], rows)[0][0]
+
+        def gradients(put: Tensor, count: int) -> Means:
+            put = put.requires_grad_()
+            if site.name == "resid_pre":
+                stream, inside = put, None
+            else:
+                stream, inside = below.repeat(count, 1, 1), {_FIELDS.get(site.name, site.name): put}
+            places = climbed(self.base.net, stream, layer=site.layer, put=inside)
+            return _by(scored(self.base, self.readout, places, self._index(rows).repeat(count)), [put])
+
+        return _mean(start, step, alphas, shares, self.rows(1, memory) // len(rows), gradients)[0]
+
+    def _climbed(
+        self, stream: Float[Tensor, "row pos d_model"], sites: Sequence[Site], rows: Int[Tensor, " row"]
+    ) -> tuple[list[Tensor], Float[Tensor, " row"]]:
+        names = {site.name for site in sites}
+        places = climbed(self.base.net, stream, keep_pattern="pattern" in names, keep_neurons="mlp_post" in names)
+        wanted: list[Place] = [(_FIELDS.get(site.name, site.name), site.layer) for site in sites]
+        return [places[place] for place in wanted], scored(self.base, self.readout, places, self._index(rows))
+
+    def _entry(self, rows: Int[Tensor, " pair"]) -> tuple[Tensor, Tensor]:
+        index = self._index(rows)
+        columns = int(self.base.ends[index].max())
+        return self.base.entry[index, :columns], self.source.entry[index, :columns]
+
+    def _index(self, rows: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        return rows.to(self.base.entry.device)
+
+
+@dataclass(frozen=True, eq=False)
+class BridgeLines:
+    """The same through the bridge."""
+
+    model: HookedTransformer
+    base: Prompts
+    entries: tuple[Float[Tensor, "pair pos d_model"], Float[Tensor, "pair pos d_model"]]
+    readout: Readout
+
+    path = "generic"
+
+    def rows(self, steps: int, memory: int) -> int:
+        """Prompts that may be asked at once."""
+        width, reads = self.base.tokens.shape[1], self.base.reads.shape[1]
+        return max(1, batch_rows(self.model, width, reads, memory) // (2 * int(self.model.cfg.n_layers)))
+
+    def run(
+        self, rows: Int[Tensor, " pair"], sites: Sequence[Site], *, other: bool
+    ) -> tuple[list[Tensor], Float[Tensor, " pair"]]:
+        """What stands at the sites in one of the runs, and the metric."""
+        found, scores = self._forward(self.entries[other][rows.to(self.entries[0].device)], sites, rows)
+        return [found[site] for site in sites], scores
+
+    def at_inputs(
+        self,
+        rows: Int[Tensor, " pair"],
+        sites: Sequence[Site],
+        alphas: Float[Tensor, " step"],
+        shares: Float[Tensor, " step"],
+        memory: int,
+    ) -> Means:
+        """For each site the mean gradient while the embeddings go from the base run's to the other's."""
+        start, end = (entry[rows.to(entry.device)] for entry in self.entries)
+
+        def gradients(stream: Tensor, count: int) -> Means:
+            # What a hook sees may be a view that nothing further on reads; what it adds is read.
+            added: dict[Site, Tensor] = {}
+
+            def add(site: Site, old: Tensor) -> Tensor:
+                added[site] = torch.zeros_like(old, requires_grad=True)
+                return old + added[site]
+
+            changes = {site: [partial(add, site)] for site in sites}
+            scores = self._forward(stream, [], rows.repeat(count), changes)[1]
+            return _by(differentiable(scores, self.readout), [added[site] for site in sites])
+
+        return _mean(start, end - start, alphas, shares, self.rows(1, memory) // len(rows), gradients)
+
+    def at_site(self, *_: object) -> Tensor:
+        """Not through the bridge."""
+        raise ModelError(
+            f"activations of {info(self.model).name} cannot be integrated over: its blocks are not written as "
+            "functions; integrate over the inputs"
+        )
+
+    def _forward(
+        self,
+        stream: Float[Tensor, "row pos d_model"],
+        keep: Sequence[Site],
+        rows: Int[Tensor, " row"],
+        changes: Mapping[Site, Sequence[Change]] | None = None,
+    ) -> tuple[dict[Site, Tensor], Float[Tensor, " row"]]:
+        found = forward(
+            self.model,
+            self.base.tokens[rows],
+            keep=[*keep, _LOGITS],
+            changes=changes,
+            reads=self.base.reads[rows],
+            residual=stream,
+            gradients=changes is not None,
+        )
+        return found, self.readout.score(found[_LOGITS], rows.to(stream.device))[:, 0]
+
+
+Lines = FunctionLines | BridgeLines
+
+
+def lines_between(model: HookedTransformer, base: Prompts, source: Prompts, readout: Readout, *, memory: int) -> Lines:
+    """Both runs, through the network's functions where these stand for the model."""
+    try:
+        own = Runs.of(model, base, memory=memory)
+    except UnknownForm:
+        return BridgeLines(model, base, (embedded(model, base), embedded(model, source)), readout)
+    return FunctionLines(own, Runs.of(model, source, memory=memory, check=False), readout)
+
+
+def _by(scores: Float[Tensor, " row"], places: Sequence[Tensor]) -> Means:
+    found = slopes(scores, {("", i): one for i, one in enumerate(places)}, [("", i) for i in range(len(places))])
+    return list(found.values())
+
+
+def _mean(
+    start: Tensor,
+    step: Tensor,
+    alphas: Float[Tensor, " step"],
+    shares: Float[Tensor, " step"],
+    at_once: int,
+    gradients: Callable[[Tensor, int], Means],
+) -> Means:
+    """Gradients at points of the line, added up by their shares."""
+    means: Means = []
+    for part in torch.arange(len(alphas)).split(max(1, at_once)):
+        along = alphas[part].to(step).reshape(-1, *[1] * step.ndim)
+        found = gradients((start + along * step).flatten(0, 1), len(part))
+        weights = shares[part].to(step)
+        summed = [torch.tensordot(weights, one.unflatten(0, (len(part), -1)), 1) for one in found]
+        means = summed if not means else [a + b for a, b in zip(means, summed, strict=True)]
+    return means

@@ -1,0 +1,76 @@
+"""Prompts on their way through the network's functions, and what is read from them at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.models.load import HookedTransformer
+from interp.models.run import capture, embedded, model_device, undisturbed
+from interp.models.sweeps.blocks import Network, UnknownForm, network
+from interp.models.sweeps.grid import Readout, unlike
+from interp.prompts import Prompts
+from interp.sites import Site
+
+_LOGITS = Site("logits")
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Prompts as they enter the first block, and the network that carries them up."""
+
+    net: Network
+    prompts: Prompts
+    entry: Float[Tensor, "prompt pos d_model"]
+    """Zero at padding."""
+    reads: Int[Tensor, "prompt read"]
+    ends: Int[Tensor, " prompt"]
+    """Columns up to the last that is read: nothing after it can change what is read."""
+
+    @classmethod
+    def of(cls, model: HookedTransformer, prompts: Prompts, *, memory: int, check: bool = True) -> Runs:
+        """Embed the prompts. Raises UnknownForm where the network's functions do not stand for the model."""
+        net, here = network(model), model_device(model)
+        ends = torch.minimum(prompts.lengths, prompts.reads.amax(1) + 1).clamp(min=1)
+        found = cls(net, prompts, embedded(model, prompts), prompts.reads.to(here), ends.to(here))
+        if check:
+            some = prompts.lengths.argsort(descending=True)[:2]
+            logits = capture(model, prompts.take(some), [_LOGITS], memory=memory)[_LOGITS]
+            with undisturbed(model):
+                found._check(some.to(here), logits)
+        return found
+
+    def scores(
+        self, readout: Readout, at_reads: Float[Tensor, "row read d_model"], prompts: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row metric"]:
+        """Every metric, from the last layer's stream at the columns that are read; row r is of prompt `prompts[r]`."""
+        absent = (self.reads[prompts] < 0)[..., None]
+        if readout.narrow:
+            return readout.score_of(lambda tokens: self.net.logits_of(at_reads, tokens), prompts, absent)
+        return readout.score(self.net.logits(at_reads).masked_fill(absent, torch.nan), prompts)
+
+    def rows_scored(self, readout: Readout, memory: int) -> int:
+        """Rows whose logits fit the budget."""
+        vocabulary, d_model = self.net.unembedding.shape
+        tokens = 2 * d_model if readout.narrow else vocabulary
+        return max(1, memory // (4 * self.reads.shape[1] * tokens * max(4, self.net.unembedding.element_size())))
+
+    def at_reads(
+        self, stream: Float[Tensor, "row pos d_model"], prompts: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row read d_model"]:
+        """The stream where it is read."""
+        rows = torch.arange(len(stream), device=stream.device)[:, None]
+        return stream[rows, self.reads[prompts].clamp(min=0)]
+
+    def _check(self, some: Int[Tensor, " prompt"], wanted: Float[Tensor, "prompt read vocab"]) -> None:
+        """Whether the functions give the model's own logits of some prompts."""
+        stream = self.entry[some]
+        for block in self.net.blocks:
+            stream = self.net.layer(block, stream).after
+        absent = (self.reads[some] < 0)[..., None]
+        found = self.net.logits(self.at_reads(stream, some)).masked_fill(absent, torch.nan)
+        if unlike(found, wanted.masked_fill(absent, torch.nan)):
+            raise UnknownForm("its functions do not give the model's own logits")

@@ -1,0 +1,146 @@
+"""Does the gradient tell the truth? The estimates that matter, and random ones, beside the patches themselves.
+
+First-order estimates miss what is not linear (Kramár et al., arXiv 2403.00745). The cells or edges with the largest
+estimates, those that are flagged as saturated, and random others are patched exactly; the random ones say how well the
+estimate does where nothing was chosen, which the largest ones, chosen by their own estimate, cannot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.analyses.attribution_patching import AttributionPatching
+from interp.analyses.edge_attribution import EdgeAttribution
+from interp.errors import ConfigError
+from interp.estimates import rank_correlation_value
+from interp.models.edits import Copy
+from interp.models.load import HookedTransformer
+from interp.models.run import MEMORY, capture
+from interp.models.sweeps import Edits, Readout, places, sweep
+from interp.models.sweeps.circuits import Replacements
+from interp.prompts import PromptPairs
+
+
+@dataclass(frozen=True, eq=False)
+class Verified:
+    """Estimated and real effects of some cells or edges, in units of the metric, towards the source run."""
+
+    metric: str
+    unit: str
+    names: tuple[str, ...]
+    why: tuple[str, ...]
+    """largest, saturated or random."""
+    estimated: Float[Tensor, "pair place"]
+    exact: Float[Tensor, "pair place"]
+    clean: Float[Tensor, " pair"]
+    corrupted: Float[Tensor, " pair"]
+    groups: Int[Tensor, " pair"]
+
+    def chosen(self, why: str) -> Bool[Tensor, " place"]:
+        """Which places were asked for one reason."""
+        return torch.tensor([one == why for one in self.why])
+
+    def agreement(self, why: str = "random") -> dict[str, float]:
+        """How means over pairs agree: Spearman's correlation, the share of one sign, and the median of |estimated -
+        exact| over the median of |exact|."""
+        own = self.chosen(why)
+        estimated, exact = (part[:, own].nanmean(0) for part in (self.estimated, self.exact))
+        if not len(exact):
+            return {"rank correlation": float("nan"), "same sign": float("nan"), "relative error": float("nan")}
+        return {
+            "rank correlation": rank_correlation_value(estimated, exact),
+            "same sign": float((estimated.sign() == exact.sign()).double().mean()),
+            "relative error": float((estimated - exact).abs().nanmedian() / exact.abs().nanmedian()),
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each place, means over pairs."""
+        return pd.DataFrame(
+            {"place": self.names, "why": self.why, "estimated": self.estimated.nanmean(0).numpy(),
+             "exact": self.exact.nanmean(0).numpy()}
+        )  # fmt: skip
+
+
+def verified(
+    model: HookedTransformer,
+    pairs: PromptPairs,
+    attribution: AttributionPatching | EdgeAttribution,
+    *,
+    top: int = 20,
+    random: int = 20,
+    seed: int = 0,
+    memory: int = MEMORY,
+    progress: bool = False,
+) -> Verified:
+    """Patch the `top` places by mean estimate, the saturated ones (of cells) and `random` others, exactly.
+
+    `pairs` are those that the attribution was made of, or others of the same positions.
+    """
+    if top < 0 or random < 0 or top + random == 0:
+        raise ConfigError("verifying needs at least one place: top and random are counts")
+    edges = isinstance(attribution, EdgeAttribution)
+    size = attribution.values.nanmean(0).flatten().abs()
+    known = (~size.isnan()).nonzero().flatten()
+    ranked = known[size[known].argsort(descending=True, stable=True)]
+    first, rest = ranked[:top], ranked[top:]
+    flagged = rest[attribution.saturated.flatten()[rest]] if not edges else rest[:0]
+    others = rest[~torch.isin(rest, flagged)]
+    drawn = others[torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))[:random]]
+    picked = torch.cat([first, flagged, drawn])
+    why = ("largest",) * len(first) + ("saturated",) * len(flagged) + ("random",) * len(drawn)
+    source, base = pairs.source_and_base(attribution.direction)
+    readout = Readout.of(pairs, [attribution.metric])
+    if isinstance(attribution, EdgeAttribution):
+        runs = Replacements.of(model, base, source, readout, memory=memory)
+        asked = torch.zeros(len(picked) + 1, len(size), dtype=torch.bool)
+        asked[torch.arange(len(picked)), picked] = True
+        found = runs.scores(asked, progress=progress)[..., 0]
+        moved = found[:, :-1] - found[:, -1:]
+        names = tuple(f"{attribution.sources[i]} to {attribution.targets[i]}" for i in picked.tolist())
+    else:
+        moved, names = _patched(model, pairs, attribution, picked, readout, memory, progress)
+    sign = 1.0 if attribution.direction == "denoising" else -1.0
+    return Verified(
+        metric=attribution.metric,
+        unit=attribution.unit,
+        names=names,
+        why=why,
+        estimated=attribution.values.flatten(1)[:, picked],
+        exact=sign * moved,
+        clean=attribution.clean,
+        corrupted=attribution.corrupted,
+        groups=attribution.groups,
+    )
+
+
+def _patched(
+    model: HookedTransformer,
+    pairs: PromptPairs,
+    attribution: AttributionPatching,
+    picked: Int[Tensor, " place"],
+    readout: Readout,
+    memory: int,
+    progress: bool,
+) -> tuple[Float[Tensor, "pair place"], tuple[str, ...]]:
+    """How far the patch of some cells moves the metric, and their names."""
+    source, base = pairs.source_and_base(attribution.direction)
+    columns = [int(name) if name.lstrip("-").isdigit() else name for name in attribution.columns]
+    at = int(attribution.at) if attribution.at.lstrip("-").isdigit() else attribution.at or None
+    by_position = attribution.axis == "position"
+    grid = places(
+        model, base, attribution.site, layers=attribution.layers, positions=columns if by_position else None,
+        units=None if by_position else [int(one) for one in columns], at=at,
+    )  # fmt: skip
+    copy = Copy(capture(model, source, list(grid.sites), memory=memory))
+    where = [divmod(place, len(grid.columns)) for place in picked.tolist()]
+    cells = [[grid.edit(grid.sites[layer], grid.columns[column], copy)] for layer, column in where]
+    found = sweep(model, Edits(base, cells), readout, memory=memory, progress=progress)
+    moved = (found.values - found.base[:, None])[..., 0]
+    absent = grid.absent(base)[:, [column for _, column in where]]
+    names = tuple(f"{grid.sites[layer]} {grid.columns[column]}" for layer, column in where)
+    return moved.masked_fill(absent, torch.nan), names

@@ -1,0 +1,70 @@
+"""Verified places equal the patches themselves; pruning keeps a planted circuit and what it says that it cost."""
+
+import pytest
+import torch
+
+from interp.analyses.attribution_patching import attribution_patching
+from interp.analyses.edge_attribution import edge_attribution
+from interp.analyses.patching import patching
+from interp.errors import ConfigError
+from interp.models.load import load_model
+from interp.prompts import PromptPairs, Prompts
+from interp.workflows.pruning import prune_edges
+from interp.workflows.verified import verified
+from tests.analyses.test_edge_circuits import planted
+from tests.models.test_sweeps import both_sides, made, plain
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize("site", ["resid_mid", "z"])
+def test_verified_cells_are_those_of_patching(site, direction):
+    model, pairs = made("llama"), both_sides()
+    estimated = attribution_patching(model, pairs, site=site, direction=direction)
+    found = verified(model, pairs, estimated, top=6, random=5)
+    whole = patching(model, pairs, site=site, direction=direction, control=False)
+    cells = {
+        f"{site}.{layer} {column}": whole.moved[:, i, j]
+        for i, layer in enumerate(whole.layers)
+        for j, column in enumerate(whole.columns)
+    }
+    wanted = torch.stack([cells[name] for name in found.names], 1)
+    torch.testing.assert_close(found.exact, wanted, atol=2e-5, rtol=1e-5, equal_nan=True)
+    assert found.why.count("largest") == 6
+    assert found.why.count("random") == 5
+    assert set(found.agreement()) == {"rank correlation", "same sign", "relative error"}
+
+
+def test_verified_edges_are_single_replaced_edges_and_agree_where_the_model_is_linear():
+    """With small weights everything but the last norm is nearly linear."""
+    own = plain("gpt2")
+    with torch.no_grad():
+        for block in own.transformer.h:
+            block.attn.c_proj.weight.mul_(0.05)
+            block.mlp.c_proj.weight.mul_(0.05)
+    model, pairs = load_model(own, device="cpu"), both_sides(reads=False)
+    early = pairs.take([0, 2, 3, 4])
+    found = verified(model, early, edge_attribution(model, early), top=10, random=20)
+    assert found.agreement("largest")["rank correlation"] > 0.9
+    assert found.exact.shape == (4, 30)
+    with pytest.raises(ConfigError, match="at least one"):
+        verified(model, early, edge_attribution(model, early), top=0, random=0)
+
+
+def test_pruning_keeps_the_planted_edge_alone():
+    model, tokens = planted()
+    pairs = both_sides(reads=False)
+    corrupted = Prompts.from_tokens(tokens, pairs.clean.mask, answers=pairs.corrupted.answers[:, 0])
+    found = prune_edges(model, PromptPairs(pairs.clean, corrupted))
+    assert found.edges == [("embed", "logits")]
+    torch.testing.assert_close(found.left, found.whole, atol=1e-4, rtol=1e-4)
+
+
+def test_pruning_costs_no_more_than_it_says():
+    model, pairs = made("gpt2"), both_sides(reads=False).take([0, 2, 3, 4])
+    found = prune_edges(model, pairs, threshold=0.02)
+    scale = (found.whole - found.empty).abs().mean()
+    gone = int((~found.kept).sum())
+    assert 0 < gone < len(found.kept)
+    assert float((found.left - found.whole).abs().mean() / scale) <= 0.02 * gone
+    with pytest.raises(ConfigError, match="threshold"):
+        prune_edges(model, pairs, threshold=0.0)
