@@ -36,8 +36,6 @@ def kinds():
 KINDS = kinds()
 AXES = {
     "prefixes": "prefix",
-    "sources": "edge",
-    "targets": "edge",
     "shapes": "module",
     "categories": "prompt",
     "texts": "prompt",
@@ -48,8 +46,10 @@ AXES = {
 def example(kind, sizes):
     """An instance made from the annotations: tensors of the named axes with some nan in them, names along them."""
     generator = torch.Generator().manual_seed(0)
-    values = {}
-    for name, hint in typing.get_type_hints(kind).items():
+    values, hints = {}, typing.get_type_hints(kind)
+    if any(axis.name == "edge" for hint in hints.values() for axis in getattr(hint, "dims", ())):
+        sizes["source"] = sizes["target"] = sizes.setdefault("edge", 3)  # both ends are named edge by edge
+    for name, hint in hints.items():
         values[name] = _value(name, hint, sizes, generator)
     return kind(**values)
 
