@@ -7,7 +7,6 @@ that the model uses it: take the probe's direction and test it with an edit (`in
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,15 +15,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from interp.errors import ConfigError, PromptError
 from interp.estimates import Estimate, dealt, difference, proportion
+from interp.logistic import MEMORY, fitted, held_out
 from interp.models.directions import Direction
 from interp.prompts import Position, Prompts
 from interp.results import grid_frame
@@ -105,6 +102,7 @@ def probing(
     folds: int = 5,
     strength: float = 0.1,
     seed: int = 0,
+    memory: int = MEMORY,
 ) -> Probing:
     """Fit logistic probes for a label column of the prompts at every depth and position.
 
@@ -112,7 +110,8 @@ def probing(
     label columns whose values together get random labels in the control task: something that comes again in other
     groups (the digits of a column, not the operands), or the control could not be learned at all. `strength` is the
     inverse of the ridge penalty, on standardised activations. Needs `resid_pre` and `resid_post`; where `resid_mid` is
-    there, the stream is also read between attention and MLP.
+    there, the stream is also read between attention and MLP. Depths, folds and controls of a position are fitted
+    side by side, as many as `memory` bytes hold.
     """
     prompts = activations.prompts
     if not key or isinstance(key, str):
@@ -126,7 +125,7 @@ def probing(
     tasks = (codes, dealt(codes, groups, generator), _keyed(codes, keys, generator))
     names, sites, tensors = zip(*activations.stream(), strict=True)
     with threadpool_limits(1):  # fits are small: threads only get in each other's way
-        found, vectors = _answers(prompts, tensors, tasks, at, len(classes), folds, strength, seed)
+        found, vectors = _answers(prompts, tensors, tasks, at, len(classes), folds, strength, seed, memory)
     right, shuffled, control, majority = torch.from_numpy(found).float()
     return Probing(
         label, classes, names, tuple(map(str, sites)), tuple(map(str, at)), right, shuffled, control, majority,
@@ -143,6 +142,7 @@ def _answers(
     folds: int,
     strength: float,
     seed: int,
+    memory: int,
 ) -> tuple[NDArray[np.float64], Float[Tensor, "depth position class d_model"]]:
     """Held-out answers [task or majority, prompt, depth, position], and the weights of probes fitted to all prompts.
 
@@ -157,16 +157,16 @@ def _answers(
             continue
         rows = np.flatnonzero(there)
         split = list(GroupKFold(folds, shuffle=True, random_state=seed).split(rows, groups=groups[rows]))
-        for train, test in split:
+        fold = np.zeros(len(rows), dtype=np.int64)
+        for number, (train, test) in enumerate(split):
             common = np.bincount(codes[rows[train]]).argmax()
             found[-1, rows[test], :, place] = (codes[rows[test]] == common)[:, None]
-        for depth, tensor in enumerate(tensors):
-            x = gather_positions(tensor, prompts, [position])[rows, 0].float().cpu().numpy()
-            for number, task in enumerate(tasks):
-                y = task[rows]
-                for train, test in split:
-                    found[number, rows[test], depth, place] = _predict(x[train], y[train], x[test], strength) == y[test]
-            vectors[depth, place] = torch.from_numpy(_weights(x, codes[rows], n_classes, strength)).float()
+            fold[test] = number
+        x = torch.stack([gather_positions(tensor, prompts, [position])[rows, 0].float().cpu() for tensor in tensors])
+        labels = torch.from_numpy(np.stack([task[rows] for task in tasks]))
+        named = held_out(x, labels, torch.from_numpy(fold), strength=strength, memory=memory)
+        found[:-1, ..., place][:, rows] = (named == labels[:, None]).mT
+        vectors[:, place] = fitted(x, labels[0], n_classes, strength=strength, memory=memory)
     return found, vectors
 
 
@@ -175,27 +175,3 @@ def _keyed(codes: NDArray[np.int64], keys: NDArray[np.int64], rng: np.random.Gen
     values, which = np.unique(keys, axis=0, return_inverse=True)
     drawn = rng.choice(codes[codes >= 0], len(values))
     return np.where(codes >= 0, drawn[which.reshape(-1)], -1)
-
-
-def _fit(x: NDArray, y: NDArray[np.int64], strength: float) -> tuple[StandardScaler, LogisticRegression]:
-    scaler = StandardScaler().fit(x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that is not quite there is still a probe
-        return scaler, LogisticRegression(C=strength, max_iter=200).fit(scaler.transform(x), y)
-
-
-def _predict(x: NDArray, y: NDArray[np.int64], new: NDArray, strength: float) -> NDArray[np.int64]:
-    if len(np.unique(y)) < 2:
-        return np.full(len(new), y[0])
-    scaler, probe = _fit(x, y, strength)
-    return np.asarray(probe.predict(scaler.transform(new)))
-
-
-def _weights(x: NDArray, y: NDArray[np.int64], n_classes: int, strength: float) -> NDArray:
-    """Weights for every class in the stream's units; with two classes they are opposite."""
-    scaler, probe = _fit(x, y, strength)
-    own = probe.coef_ / scaler.scale_
-    own = np.concatenate([-own, own]) if len(probe.classes_) == 2 else own
-    found = np.full((n_classes, x.shape[1]), np.nan)
-    found[probe.classes_] = own
-    return found

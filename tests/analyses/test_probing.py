@@ -2,6 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from interp.analyses.probing import probing
 from interp.analyses.steering import direction_test
@@ -64,6 +68,32 @@ def test_a_group_is_never_in_both_halves_of_a_fold():
     activations = Activations(prompts, {Site("resid_pre", 0): own, Site("resid_post", 0): own}, 1)
     accuracy = probing(activations, "label", at=[0], key=["key"]).accuracy().value
     assert (accuracy < 0.8).all()
+
+
+@pytest.mark.parametrize("d", [6, 90])
+def test_probes_equal_scikit_learns_fitted_one_by_one(d):
+    """On the same folds; d below and above the number of prompts. A class may differ where two are nearly as likely."""
+    activations = made(60, d)
+    found = probing(activations, "label", at=[0, 1], key=["key"], strength=0.5)
+    again = probing(activations, "label", at=[0, 1], key=["key"], strength=0.5, memory=1)
+    codes = activations.prompts.coded("label")[0]
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, tol=1e-9, max_iter=10_000))
+    folds = GroupKFold(5, shuffle=True, random_state=0)
+    for depth, (_, _, stream) in enumerate(activations.stream()):
+        for position in range(2):
+            x = stream[:, position].double().numpy()
+            likely = cross_val_predict(
+                probe, x, codes, groups=activations.prompts.groups.numpy(), cv=folds, method="predict_proba"
+            )
+            sure = np.abs(likely[:, 0] - likely[:, 1]) > 1e-3
+            right = found.right[:, depth, position].numpy()
+            assert (right == (likely.argmax(1) == codes))[sure].all()
+            scaler, fit = probe.fit(x, codes)[0], probe[-1]
+            weights = torch.from_numpy(fit.coef_[0] / scaler.scale_).float()
+            torch.testing.assert_close(found.vectors[depth, position, 1], weights, atol=1e-3, rtol=1e-3)
+    for name in ("right", "shuffled", "control", "majority"):
+        assert torch.equal(getattr(found, name), getattr(again, name))
+    torch.testing.assert_close(found.vectors, again.vectors)
 
 
 def test_labels_dealt_out_anew_are_not_read():
