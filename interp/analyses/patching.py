@@ -144,7 +144,7 @@ def patching(
     decides = "decides" if differ is None and "decides" in pairs.clean.labels else differ
     partners = _partners(source, (pairs.clean.answers, pairs.corrupted.answers), decides, seed)
     values = [Copy(kept)] + ([Copy(kept, partners.clamp(min=0))] if control else [])
-    found = sweep(model, Edits(base, grid.cells(values)), readout, memory=memory, progress=progress)
+    found = sweep(model, Edits(base, grid.cells(values)), readout, memory=memory, known=kept, progress=progress)
     cells = found.values[:, :, 0].reshape(len(pairs), len(values), len(grid.sites), len(grid.columns))
     cells = cells.masked_fill(grid.absent(base)[:, None, None, :], torch.nan)
     again = readout.score(kept["logits"], torch.arange(len(pairs), device=kept["logits"].device))[:, 0].cpu()

@@ -23,7 +23,7 @@ from interp.errors import ModelError
 from interp.models.edits import Add, Constant, Copy, Edit, ProjectOut, Zero
 from interp.models.load import load_model
 from interp.models.run import capture, edit
-from interp.models.sweeps import Edits, Readout, packed, places, sweep
+from interp.models.sweeps import Edits, Readout, packed, places, runs, sweep
 from interp.prompts import PromptPairs, Prompts
 from interp.sites import Site
 
@@ -178,6 +178,24 @@ def test_functions_that_are_not_the_model_s_are_refused(monkeypatch):
     assert "own logits" in found.reason
 
 
+def test_known_logits_spare_the_check_a_forward_pass(monkeypatch):
+    model, pairs = made("gpt2"), both_sides()
+    kept = capture(model, pairs.clean, ["resid_pre", "logits"])
+    cells = [[Edit(Site("resid_pre", 1), Copy(kept), at=4)]]
+    edits, readout = Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"])
+    wanted = sweep(model, edits, readout)
+
+    def never(*args, **options):
+        raise AssertionError("a forward pass")
+
+    monkeypatch.setattr(runs, "capture", never)
+    torch.testing.assert_close(sweep(model, edits, readout, known=kept).values, wanted.values, equal_nan=True)
+    with pytest.raises(AssertionError, match="forward pass"):  # of shorter prompts, they say nothing about these
+        sweep(model, edits, readout, known=capture(model, pairs.clean.take([3]), ["logits"]))
+    other = dataclasses.replace(kept, tensors={**kept.tensors, Site("logits"): 1.5 * kept["logits"]})
+    assert sweep(model, edits, readout, known=other).path == "generic"
+
+
 def test_no_row_begins_where_nothing_changes(monkeypatch):
     """Pairs differ from column 2 on: patches before it, and those of the equal pair, are the base run's score."""
     model, pairs = made("llama"), both_sides()
@@ -215,8 +233,9 @@ def test_work_below_and_before_the_edit_is_left_out():
         sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]))
     assert [layer for layer, _ in tokens] == [1, 2]
     carried = int((LENGTHS - 4).clamp(min=0).sum())
-    # The pair that differs nowhere is dropped when its edit writes what stood there.
-    assert [count for _, count in tokens] == [carried - 3, carried - 3]
+    # The pair that differs nowhere is dropped when its edit writes what stood there. Into layer 1 one column comes
+    # changed; its attention hands the change on to all later ones.
+    assert [count for _, count in tokens] == [4, carried - 3]
 
 
 def test_a_grid_of_places_is_swept_in_any_number_of_tiles():

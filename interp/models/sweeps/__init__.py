@@ -17,6 +17,7 @@ from interp.models.sweeps.packed import packed_sweep
 from interp.models.sweeps.places import Axis, Places, places, unit_count
 from interp.models.sweeps.runs import Runs
 from interp.sites import every
+from interp.tensors import Activations
 
 __all__ = ["Axis", "Edits", "Places", "Readout", "Sweep", "places", "sweep", "unit_count"]
 
@@ -30,6 +31,7 @@ def sweep(
     *,
     memory: int = MEMORY,
     path: Path = "auto",
+    known: Activations | None = None,
     progress: bool = False,
 ) -> Sweep:
     """Score every prompt under every cell of `edits`.
@@ -37,7 +39,8 @@ def sweep(
     Each cell is a full forward pass in meaning: the values equal those of a plain loop over cells to 1e-5 (float32).
     `path` is how: "packed" computes only what an edit changes and knows the GPT-2, Llama (Mistral, Qwen2) and Gemma-2
     forms, "generic" runs the bridge from the edited block on and serves every architecture; "auto" takes the first
-    where its logits are the model's own. The result says which it was, and why.
+    where its logits are the model's own. The result says which it was, and why. `known` spares the check a forward
+    pass: activations just captured from this model, without edits, with their logits.
 
     Working memory is bounded by `memory` bytes beside the model and the base run's residual stream.
     """
@@ -50,7 +53,7 @@ def sweep(
     why_not = "asked for"
     if path != "generic":
         try:
-            runs = Runs.of(model, edits.prompts, memory=memory)
+            runs = Runs.of(model, edits.prompts, memory=memory, known=known)
         except UnknownForm as error:
             if path == "packed":
                 raise ModelError(f"{info(model).name} cannot be swept by the packed path: {error}") from None

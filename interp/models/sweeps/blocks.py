@@ -295,6 +295,11 @@ def turned(
     return heads * cos + torch.cat([-other, one], -1) * sin
 
 
+def at_columns(angles: tuple[Tensor, Tensor] | None, columns: Int[Tensor, " token"]) -> tuple[Tensor, Tensor] | None:
+    """The angles of tokens that stand at these columns."""
+    return None if angles is None else (angles[0][columns], angles[1][columns])
+
+
 def network(model: HookedTransformer) -> Network:
     """The model as functions. Raises UnknownForm for an architecture that none of them fits."""
     whole: Any = model

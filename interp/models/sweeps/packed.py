@@ -1,10 +1,11 @@
 """The sweep that computes only what an edit can change.
 
-A copy of a prompt under one cell's edits is a *row*. A row begins at the layer and at the column that its edits first
-change: below and before, everything is the base run's. So all rows climb the layers together, each joining where it
-begins; their tokens lie side by side in one table, so that one matrix product serves them all; the keys and values of
-earlier columns are the base run's, which climbs along. Where edits write what stood there already, no row begins. In
-the last layer only the columns that are read are carried on, and only the logits that the metrics look at are made.
+A copy of a prompt under one cell's edits is a *row*. A row begins at the layer and with the columns that its edits
+change: below and beside them, everything is the base run's. The next attention hands the change on to all later
+columns, and from there the row carries these. So all rows climb the layers together, each joining where it begins;
+their tokens lie side by side in one table, so that one matrix product serves them all; the keys and values of other
+columns are the base run's, which climbs along. Where edits write what stood there already, no row begins. In the last
+layer only the columns that are read are carried on, and only the logits that the metrics look at are made.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ from jaxtyping import Bool, Float, Int
 from rich.progress import Progress
 from torch import Tensor
 
-from interp.models.sweeps.blocks import Block, Layer, Network, turned
+from interp.models.sweeps.blocks import Block, Layer, Network, at_columns, turned
 from interp.models.sweeps.grid import Edits, Readout
-from interp.models.sweeps.plan import AFTER, BEFORE, BETWEEN, CLIMBING, INSIDE, NEURONS, Group, Plan, plan_of
+from interp.models.sweeps.plan import AFTER, BEFORE, BETWEEN, CLIMBING, INSIDE, NEURONS, STAGES, Group, Plan, plan_of
 from interp.models.sweeps.runs import Runs
 from interp.sites import Site
 
-_ROUNDING = 8
-"""Differences of so many units in the last place, of the largest number there, are no change."""
+_ROUNDING = {torch.float32: 8, torch.float64: 8}
+"""Differences of so many units in the last place, of the largest number there, are no change. A unit of the shorter
+formats is so large that an edit may change less."""
 _TOKENS = 4096
 """Tokens that climb a layer in one table, at most."""
 
@@ -38,7 +40,7 @@ class _Rows:
     """Place among the prompts of the tile."""
     row: Int[Tensor, " token"]
     column: Int[Tensor, " token"]
-    """Whose a token is, and where it stands."""
+    """Whose a token is, and where it stands; in order. All others are the base run's."""
     stream: Float[Tensor, "token d_model"]
     begin: int = CLIMBING
     """The stage of this layer up to which the rows are the base run."""
@@ -50,9 +52,24 @@ class _Rows:
     def over(
         self, base: Float[Tensor, "prompt pos ..."], tokens: Float[Tensor, "token ..."]
     ) -> Float[Tensor, "row pos ..."]:
-        """Whole rows: the tokens at their columns, the base run elsewhere."""
-        found = base[self.prompt]
+        """Whole rows: the tokens at their columns, the base run elsewhere. In memory heads come before columns."""
+        found = base.transpose(1, 2).contiguous()[self.prompt].transpose(1, 2)
         found[self.row, self.column] = tokens
+        return found
+
+    def spread(
+        self,
+        wide: tuple[Int[Tensor, " wide"], Int[Tensor, " wide"]],
+        tokens: Float[Tensor, "token ..."],
+        base: Float[Tensor, "prompt pos ..."],
+    ) -> Float[Tensor, "wide ..."]:
+        """The tokens among more of their rows (and columns), the others from the base run."""
+        if len(wide[0]) == len(self.row):
+            return tokens
+        found = base[self.prompt[wide[0]], wide[1]]
+        own = torch.zeros(len(self.prompt), base.shape[1], dtype=torch.bool, device=base.device)
+        own[self.row, self.column] = True
+        found[own[wide]] = tokens
         return found
 
     def keep(self, tokens: Bool[Tensor, " token"]) -> _Rows:
@@ -112,12 +129,26 @@ class _Climb:
         order = first[place, prompt].argsort(stable=True)
         for part in order.split(max(1, self.tokens // self.columns)):
             cell, own, start = cells[place[part]], prompt[part], first[place[part], prompt[part]]
-            here = torch.arange(self.columns, device=start.device)
-            inside = (here >= start[:, None]) & (here < self.ends[own][:, None])
+            inside = self._between(start, own) & self._entered(layer, stage, cell, own)
             if layer == len(self.net.blocks) - 1 and stage > INSIDE:
                 inside &= self.slot[own] >= 0
             row, column = inside.nonzero(as_tuple=True)
             yield _Rows(cell, own, row, column, base.stream[own[row], column], stage)
+
+    def _between(self, first: Int[Tensor, " row"], prompt: Int[Tensor, " row"]) -> Bool[Tensor, "row pos"]:
+        """Columns from a first one up to the last that is read."""
+        here = torch.arange(self.columns, device=first.device)
+        return (here >= first[:, None]) & (here < self.ends[prompt][:, None])
+
+    def _entered(
+        self, layer: int, stage: int, cell: Int[Tensor, " row"], prompt: Int[Tensor, " row"]
+    ) -> Bool[Tensor, "row pos"]:
+        """Columns with which rows begin at a stage: those that its edits touch, or all where other edits follow."""
+        found = self.plan.waits(layer, stage, cell)[:, None].repeat(1, self.columns)
+        for name, at in STAGES.items():
+            for group, hit, place in self.plan.hits(Site(name, layer), cell) if at == stage else ():
+                found[hit] |= group.touched[place, self.index[prompt[hit]], : self.columns]
+        return found
 
     def _layer(
         self, layer: int, block: Block, base: Layer, tables: Sequence[_Rows], starting: Sequence[int]
@@ -181,7 +212,7 @@ class _Climb:
         mixing = [name for name in ("q", "k", "v", "pattern") if sites[name] in self.plan.at]
         begins = rows.begin == INSIDE
         if begins and not mixing:
-            rows = rows.keep(self.slot[rows.prompt[rows.row], rows.column] >= 0) if last else rows
+            rows = rows.keep(self._read(rows)) if last else rows
             z = rows.of(base.z)
         else:
             x = None if begins else block.ln1.of(rows.stream)
@@ -195,34 +226,47 @@ class _Climb:
                 return self._edited(own, made, sites[name])
 
             angles = self.net.angles(self.columns)
-            own_angles = None if angles is None else (angles[0][rows.column], angles[1][rows.column])
-            k = rows.over(base.turned_k, turned(heads("k", rows, x), own_angles))
+            k = rows.over(base.turned_k, turned(heads("k", rows, x), at_columns(angles, rows.column)))
             v = rows.over(base.v, heads("v", rows, x))
-            lowest = 0 if "pattern" in mixing else int(rows.column.min()) if len(rows.column) else 0
-            if last and "pattern" not in mixing:
-                kept = self.slot[rows.prompt[rows.row], rows.column] >= 0
+            narrow = last and "pattern" not in mixing
+            wide = self._spread(rows, narrow)
+            if narrow:
+                kept = self._read(rows)
                 rows, x = rows.keep(kept), None if x is None else x[kept]
+            q = rows.spread(wide, heads("q", rows, x), base.q)
+            rows = replace(rows, row=wide[0], column=wide[1], stream=rows.spread(wide, rows.stream, base.stream))
+            if narrow:
                 place, columns = self.slot[rows.prompt[rows.row], rows.column], self.reads[rows.prompt]
             else:
+                lowest = 0 if "pattern" in mixing or not len(rows.column) else int(rows.column.min())
                 place = rows.column - lowest
                 columns = torch.arange(lowest, self.columns, device=k.device).expand(len(k), -1)
-            own_angles = None if angles is None else (angles[0][rows.column], angles[1][rows.column])
-            q = turned(heads("q", rows, x), own_angles)
-            table = q.new_zeros(len(k), columns.shape[1], *q.shape[1:])
-            table[rows.row, place] = q
+            table = q.new_zeros(len(k), self.net.n_heads, columns.shape[1], self.net.d_head).transpose(1, 2)
+            table[rows.row, place] = turned(q, at_columns(angles, rows.column))
             pattern = self.net.pattern(block, table, k, columns)
             for group, hit, cell in self.plan.hits(sites["pattern"], rows.cell):
                 touched = self._touched(group, rows, hit, cell)
                 pattern[hit] = group.edit.apply(pattern[hit], touched, self.index[rows.prompt[hit]])
             z = self.net.read(pattern, v)[rows.row, place]
-            if last and "pattern" in mixing:
-                kept = self.slot[rows.prompt[rows.row], rows.column] >= 0
+            if last and not narrow:
+                kept = self._read(rows)
                 rows, z = rows.keep(kept), z[kept]
         z = self._edited(rows, z, sites["z"])
         kept = self._live(rows, layer, INSIDE, z, base.z)
         if kept is not None:
             rows, z = rows.keep(kept), z[kept]
         return self._middle(layer, base, rows, block.attn_out(z))
+
+    def _read(self, rows: _Rows) -> Bool[Tensor, " token"]:
+        return self.slot[rows.prompt[rows.row], rows.column] >= 0
+
+    def _spread(self, rows: _Rows, narrow: bool) -> tuple[Int[Tensor, " token"], Int[Tensor, " token"]]:
+        """Rows and columns that attention may change: from a row's first column on, `narrow` those read alone."""
+        first = torch.full((len(rows.cell),), self.columns, device=rows.row.device)
+        first.scatter_reduce_(0, rows.row, rows.column, "amin")
+        reached = self._between(first, rows.prompt)
+        row, column = (reached & (self.slot[rows.prompt] >= 0) if narrow else reached).nonzero(as_tuple=True)
+        return row, column
 
     def _neurons(self, layer: int, block: Block, base: Layer, rows: _Rows, mid: Tensor) -> Tensor:
         """What the MLP writes where some neurons are edited, a few rows at a time."""
@@ -258,19 +302,14 @@ class _Climb:
     def _live(
         self, rows: _Rows, layer: int, stage: int, tokens: Float[Tensor, "token ..."], base: Tensor
     ) -> Bool[Tensor, " token"] | None:
-        """Where a row differs from the base run for the first time, that token and all after it; None where there is
-        nothing to ask: the rows did not begin here."""
+        """Tokens that differ from the base run; None where there is nothing to ask: the rows did not begin here."""
         if rows.begin != stage or not len(tokens):
             return None
         old = rows.of(base)
         apart, size = (part.flatten(1).abs().amax(1) for part in (tokens - old, old))
-        changed = ~(apart <= _ROUNDING * torch.finfo(tokens.dtype).eps * size)
-        width = self.columns
-        first = torch.full((len(rows.cell),), width, device=changed.device)
-        first.scatter_reduce_(0, rows.row[changed], rows.column[changed], "amin")
+        changed = ~(apart <= _ROUNDING.get(tokens.dtype, 0) * torch.finfo(tokens.dtype).eps * size)
         # A row with further edits to come goes on whole.
-        waiting = torch.tensor([self.plan.end[c] > (layer, stage) for c in rows.cell.tolist()], device=first.device)
-        return (rows.column >= first[rows.row]) | waiting[rows.row]
+        return changed | self.plan.waits(layer, stage, rows.cell)[rows.row]
 
     def _pruned(self, rows: _Rows, layer: int, stage: int, base: Tensor) -> _Rows:
         kept = self._live(rows, layer, stage, rows.stream, base)

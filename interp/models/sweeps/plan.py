@@ -52,8 +52,13 @@ class Plan:
     """The first column that a cell's edits touch in a prompt; the width where they touch none."""
     begin: list[tuple[int, int]]
     """Layer and stage at which each cell begins."""
-    end: list[tuple[int, int]]
+    end: Int[Tensor, "cell two"]
     """Layer and stage of its last edit."""
+
+    def waits(self, layer: int, stage: int, cells: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
+        """Whether cells have edits after this stage."""
+        at, part = self.end[cells].unbind(1)
+        return (at > layer) | ((at == layer) & (part > stage))
 
     def hits(
         self, site: Site, cells: Int[Tensor, " row"]
@@ -70,12 +75,12 @@ class Plan:
 def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, place: torch.device) -> Plan:
     """Sort the edits of all cells by where and in which order they are carried out."""
     width = prompts.tokens.shape[1]
-    first = torch.full((len(cells), len(prompts)), width)
+    first: list[Int[Tensor, " prompt"]] = []
     gathered: dict[tuple[Site, int, Any, tuple[bool, int]], tuple[Edit, list[int], list[Tensor]]] = {}
     begin, end = [], []
     wheres: dict[Any, tuple[Bool[Tensor, "prompt pos"], Int[Tensor, " prompt"]]] = {}
     for number, cell in enumerate(cells):
-        stages = []
+        stages, columns = [], []
         for order, edit in enumerate(cell):
             site = edit.site
             # The stream after one block is the stream before the next.
@@ -87,7 +92,7 @@ def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, pl
                 where = edit.where(prompts)
                 wheres[place_of] = where, torch.where(where.any(1), where.int().argmax(1), width)
             where, column = wheres[place_of]
-            first[number] = torch.minimum(first[number], column)
+            columns.append(column)
             units = tuple(edit.units) if isinstance(edit.units, Sequence) else edit.units
             # Edits of one cell at one site act one after the other, those of the block below first.
             rank = edit.site == site, sum(other.site == edit.site for other in cell[:order])
@@ -95,6 +100,7 @@ def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, pl
             same = gathered.setdefault(key, (replace(edit, at=None), [], []))
             same[1].append(number)
             same[2].append(where)
+        first.append(columns[0] if len(columns) == 1 else torch.stack(columns).amin(0))
         begin.append(min(stages))
         end.append(max(stages))
     at: dict[Site, list[tuple[tuple[bool, int], Group]]] = {}
@@ -107,4 +113,4 @@ def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, pl
         for number, group in enumerate(groups):
             for cell in group.cells.tolist():
                 of[site].setdefault(cell, []).append(number)
-    return Plan(ordered, of, first.to(place), begin, end)
+    return Plan(ordered, of, torch.stack(first).to(place), begin, torch.tensor(end, device=place))
