@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from threading import Lock, RLock
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -78,7 +79,7 @@ def edit(
     here = model_device(model)
     place = here if device is None else torch.device(device)
     store: dict[Site, Tensor] = {}
-    parts: Any = batches(model, prompts, memory)
+    parts: Any = batches(model, prompts, memory, wanted)
     if progress and len(parts) > 1:
         parts = track(parts, description="running prompts", transient=True)
     for rows in parts:
@@ -278,20 +279,37 @@ def model_device(model: HookedTransformer) -> torch.device:
     return next(model.original_model.parameters()).device
 
 
-def batches(model: HookedTransformer, prompts: Prompts, memory: int) -> tuple[Int[Tensor, " row"], ...]:
+def batches(
+    model: HookedTransformer, prompts: Prompts, memory: int, kept: Sequence[Site] = ()
+) -> tuple[Int[Tensor, " row"], ...]:
     """The numbers of the prompts batch by batch, those of like length together, the longest first."""
     order = prompts.lengths.argsort(descending=True, stable=True)
-    return order.split(batch_rows(model, prompts.tokens.shape[1], read_columns(prompts), memory))
+    width = prompts.tokens.shape[1]
+    beside = sum(_numbers(model, site, width) for site in kept if site.name != "logits")
+    return order.split(batch_rows(model, width, read_columns(prompts), memory, beside))
 
 
-def batch_rows(model: HookedTransformer, width: int, reads: int, memory: int) -> int:
-    """Rows of a batch whose working tensors fit the budget, by the sizes of the largest tensors of a block."""
+def _numbers(model: HookedTransformer, site: Site, width: int) -> int:
+    """How many numbers a site has for one prompt."""
+    cfg = model.cfg
+    sizes = {
+        "pos": width, "query": width, "key": width, "d_model": cfg.d_model, "d_head": cfg.d_head, "head": cfg.n_heads,
+        "neuron": cfg.d_mlp or 4 * cfg.d_model,
+    }  # fmt: skip
+    return prod(int(sizes.get(axis, 1)) for axis in site.axes)
+
+
+def batch_rows(model: HookedTransformer, width: int, reads: int, memory: int, beside: int = 0) -> int:
+    """Rows of a batch whose working tensors fit the budget, `beside` numbers that are kept of each among them.
+
+    Sizes of what is alive at once inside a block, as measured on forward passes of the bridge.
+    """
     cfg = model.cfg
     d_mlp = int(cfg.d_mlp or 4 * cfg.d_model)
-    block = width * (8 * cfg.d_model + 4 * d_mlp) + 4 * cfg.n_heads * width**2
+    block = width * (14 * cfg.d_model + 7 * d_mlp) + 8 * cfg.n_heads * width**2
     head = 3 * reads * cfg.d_vocab
     itemsize = torch.empty(0, dtype=cfg.dtype).element_size()
-    return max(1, memory // int((block + head) * itemsize))
+    return max(1, memory // int((block + head + beside) * itemsize))
 
 
 def read_columns(prompts: Prompts) -> int:

@@ -10,8 +10,9 @@ layer only the columns that are read are carried on, and only the logits that th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,8 +28,10 @@ from interp.sites import Site
 _ROUNDING = {torch.float32: 8, torch.float64: 8}
 """Differences of so many units in the last place, of the largest number there, are no change. A unit of the shorter
 formats is so large that an edit may change less."""
-_TOKENS = 4096
-"""Tokens that climb a layer in one table, at most."""
+_COLUMNS = 4096
+"""Columns of all rows in one table, at most: attention lays them all out."""
+_PLACE = 32
+"""Bytes that say whose a token is and where it stands, twice while tables are joined."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +93,8 @@ class _Climb:
     reads: Int[Tensor, "prompt read"]
     ends: Int[Tensor, " prompt"]
     """Columns up to the last that is read."""
-    tokens: int
-    """Tokens in one table."""
+    rows: int
+    """Rows in one table."""
     columns: int = field(init=False)
     slot: Int[Tensor, "prompt pos"] = field(init=False)
     """The place of a column among those that a prompt reads; -1 where it is not read."""
@@ -102,20 +105,19 @@ class _Climb:
         read = self.reads[:, None, :] == here[:, None]
         self.slot = torch.where(read.any(-1), read.int().argmax(-1), -1)
 
-    def run(self, stream: Float[Tensor, "prompt pos d_model"]) -> Iterator[tuple[_Rows | None, Tensor]]:
-        """Layer by layer; the last item holds the rows that differ, with their streams at the columns read."""
-        last = len(self.net.blocks) - 1
+    def run(
+        self, stream: Float[Tensor, "prompt pos d_model"], climbed: Callable[[], None]
+    ) -> tuple[list[_Rows], Float[Tensor, "prompt pos d_model"]]:
+        """The rows after the last layer, at the columns that are read, and the base run's stream."""
         tables: list[_Rows] = []
         for layer, block in enumerate(self.net.blocks):
             starting = [c for c in self.cells.tolist() if self.plan.begin[c][0] == layer]
             neurons = any(self.plan.begin[c] == (layer, NEURONS) for c in starting)
             base = self.net.layer(block, stream, keep_neurons=neurons)
-            tables = self._layer(layer, block, base, tables, starting)
+            tables = list(self._layer(layer, block, base, tables, starting))
             stream = base.after
-            if layer < last:
-                yield None, stream
-        # Joined once more: what is scored is one table.
-        yield (_together(tables) if tables else None), stream
+            climbed()
+        return tables, stream
 
     def _entering(self, base: Layer, layer: int, stage: int, starting: Sequence[int]) -> Iterator[_Rows]:
         """Rows that begin at a stage, in tables; their tokens are the base run's."""
@@ -127,7 +129,7 @@ class _Climb:
         place, prompt = (first < self.ends).nonzero(as_tuple=True)
         # Rows that begin at like columns share a table: it is as wide as its widest.
         order = first[place, prompt].argsort(stable=True)
-        for part in order.split(max(1, self.tokens // self.columns)):
+        for part in order.split(self.rows):
             cell, own, start = cells[place[part]], prompt[part], first[place[part], prompt[part]]
             inside = self._between(start, own) & self._entered(layer, stage, cell, own)
             if layer == len(self.net.blocks) - 1 and stage > INSIDE:
@@ -147,41 +149,43 @@ class _Climb:
         found = self.plan.waits(layer, stage, cell)[:, None].repeat(1, self.columns)
         for name, at in STAGES.items():
             for group, hit, place in self.plan.hits(Site(name, layer), cell) if at == stage else ():
-                found[hit] |= group.touched[place, self.index[prompt[hit]], : self.columns]
+                found[hit] |= group.touched(place, self.index[prompt[hit]])[:, : self.columns]
         return found
 
     def _layer(
-        self, layer: int, block: Block, base: Layer, tables: Sequence[_Rows], starting: Sequence[int]
-    ) -> list[_Rows]:
-        """All rows after the layer. Those that begin in it join the others at the next part that both go through."""
+        self, layer: int, block: Block, base: Layer, tables: list[_Rows], starting: Sequence[int]
+    ) -> Iterator[_Rows]:
+        """All rows after the layer; `tables` is used up.
 
-        def and_those_from(stage: int, rows: Sequence[_Rows] = ()) -> Iterator[_Rows]:
-            yield from rows
-            yield from self._entering(base, layer, stage, starting)
+        Those that begin in it join the others at the next part that both go through. Tables go through the layer one
+        after the other, each let go as soon as its successor is there.
+        """
 
-        tables = self._joined(self._before(layer, base, rows) for rows in and_those_from(BEFORE, tables))
-        attended = [self._attention(layer, block, base, rows) for rows in and_those_from(INSIDE, tables)]
-        between = [self._middle(layer, base, rows, rows.of(base.attn_out)) for rows in and_those_from(BETWEEN)]
-        tables = self._joined([*attended, *between])
-        found = [self._mlp(layer, block, base, rows) for rows in and_those_from(NEURONS, tables)]
-        after = and_those_from(AFTER)
-        found += [self._after(layer, base, rows, rows.of(base.mid), rows.of(base.mlp_out)) for rows in after]
-        return self._joined(found)
+        def beginning(stage: int) -> Iterator[_Rows]:
+            return self._entering(base, layer, stage, starting)
 
-    def _joined(self, tables: Iterable[_Rows]) -> list[_Rows]:
+        before = (self._before(layer, base, rows) for rows in chain(_used_up(tables), beginning(BEFORE)))
+        entries = chain(self._joined(before), beginning(INSIDE))
+        attended = (self._attention(layer, block, base, rows) for rows in entries)
+        between = (self._middle(layer, base, rows, rows.of(base.attn_out)) for rows in beginning(BETWEEN))
+        mids = chain(self._joined(chain(attended, between)), beginning(NEURONS))
+        mapped = (self._mlp(layer, block, base, rows) for rows in mids)
+        outs = ((rows, rows.of(base.mid), rows.of(base.mlp_out)) for rows in beginning(AFTER))
+        return self._joined(chain(mapped, (self._after(layer, base, *out) for out in outs)))
+
+    def _joined(self, tables: Iterable[_Rows]) -> Iterator[_Rows]:
         """Neighbouring tables joined while they are small enough."""
-        found: list[list[_Rows]] = []
+        some: list[_Rows] = []
         size = 0
         for rows in tables:
-            if not len(rows.row):
-                continue
-            size += len(rows.row)
-            if found and size <= self.tokens:
-                found[-1].append(rows)
-            else:
-                found.append([rows])
-                size = len(rows.row)
-        return [_together(some) if len(some) > 1 else replace(some[0], begin=CLIMBING) for some in found]
+            if some and size + len(rows.cell) > self.rows:
+                yield _together(some)
+                some, size = [], 0
+            if len(rows.row):
+                some.append(rows)
+                size += len(rows.cell)
+        if some:
+            yield _together(some)
 
     def _before(self, layer: int, base: Layer, rows: _Rows) -> _Rows:
         """The stream before the layer."""
@@ -191,7 +195,7 @@ class _Climb:
     def _middle(self, layer: int, base: Layer, rows: _Rows, attn_out: Float[Tensor, "token d_model"]) -> _Rows:
         """The stream between attention and the MLP."""
         attn_out = self._edited(rows, attn_out, Site("attn_out", layer))
-        mid = self._edited(rows, rows.stream + attn_out, Site("resid_mid", layer))
+        mid = self._edited(rows, rows.stream.add_(attn_out), Site("resid_mid", layer))
         return self._pruned(replace(rows, stream=mid), layer, BETWEEN, base.mid)
 
     def _mlp(self, layer: int, block: Block, base: Layer, rows: _Rows) -> _Rows:
@@ -203,7 +207,7 @@ class _Climb:
     def _after(self, layer: int, base: Layer, rows: _Rows, mid: Tensor, mlp_out: Tensor) -> _Rows:
         """The stream after the layer."""
         mlp_out = self._edited(rows, mlp_out, Site("mlp_out", layer))
-        after = self._edited(rows, mid + mlp_out, Site("resid_post", layer))
+        after = self._edited(rows, mid.add_(mlp_out), Site("resid_post", layer))
         return self._pruned(replace(rows, stream=after), layer, AFTER, base.after)
 
     def _attention(self, layer: int, block: Block, base: Layer, rows: _Rows) -> _Rows:
@@ -272,7 +276,7 @@ class _Climb:
         """What the MLP writes where some neurons are edited, a few rows at a time."""
         site, made = Site("mlp_post", layer), torch.empty_like(mid)
         bounds = torch.arange(len(rows.cell), device=mid.device)
-        for part in bounds.split(max(1, self.tokens // (4 * self.columns))):
+        for part in bounds.split(max(1, self.rows // 4)):
             here = (rows.row >= part[0]) & (rows.row <= part[-1])
             few = rows.keep(here)
             few = replace(few, cell=rows.cell[part], prompt=rows.prompt[part], row=few.row - part[0])
@@ -297,7 +301,7 @@ class _Climb:
         return tokens
 
     def _touched(self, group: Group, rows: _Rows, hit: Tensor, cell: Tensor) -> Bool[Tensor, "hit pos"]:
-        return group.touched[cell, self.index[rows.prompt[hit]], : self.columns]
+        return group.touched(cell, self.index[rows.prompt[hit]])[:, : self.columns]
 
     def _live(
         self, rows: _Rows, layer: int, stage: int, tokens: Float[Tensor, "token ..."], base: Tensor
@@ -316,12 +320,18 @@ class _Climb:
         return rows if kept is None else rows.keep(kept)
 
 
+def _used_up(tables: list[_Rows]) -> Iterator[_Rows]:
+    while tables:
+        yield tables.pop(0)
+
+
 def _together(tables: Sequence[_Rows]) -> _Rows:
     """Tables one under the other, without rows that have no token."""
     offsets = torch.tensor([0, *(len(rows.cell) for rows in tables)]).cumsum(0).tolist()
     row = torch.cat([rows.row + offset for rows, offset in zip(tables, offsets, strict=False)])
     cell, prompt, column, stream = (
-        torch.cat([getattr(rows, name) for rows in tables]) for name in ("cell", "prompt", "column", "stream")
+        getattr(tables[0], name) if len(tables) == 1 else torch.cat([getattr(rows, name) for rows in tables])
+        for name in ("cell", "prompt", "column", "stream")
     )
     left, row = row.unique(return_inverse=True)
     return _Rows(cell[left], prompt[left], row, column, stream)
@@ -341,19 +351,15 @@ def packed_sweep(
         task = bar.add_task("sweeping edits", total=len(tiles) * len(net.blocks))
         for index, cells in tiles:
             columns = int(ends[index].max())
-            size = _token_size(net, columns)
-            most = max(columns, min(_TOKENS, memory // 4 // size))
-            climb = _Climb(net, plan, index, cells, runs.reads[index], ends[index], most)
-            rows, stream = None, runs.entry[index, :columns]
-            for found in climb.run(stream):
-                rows, stream = found
-                bar.advance(task)
+            most = min(_COLUMNS, memory // 4 // _column_size(net, columns)) // columns
+            climb = _Climb(net, plan, index, cells, runs.reads[index], ends[index], max(1, most))
+            tables, stream = climb.run(runs.entry[index, :columns], lambda: bar.advance(task))
             for part in torch.arange(len(index), device=index.device).split(runs.rows_scored(readout, memory // 4)):
                 own = index[part]
                 unedited[own.cpu()] = runs.scores(readout, runs.at_reads(stream[part], own), own).cpu()
             # Where a row does not differ from the base run, the base run's scores stay.
             values[index.cpu()[:, None], cells.cpu()] = unedited[index.cpu()][:, None]
-            if rows is not None:
+            for rows in _used_up(tables):
                 _score(runs, climb, rows, stream, readout, memory, values)
     return values, unedited
 
@@ -361,30 +367,35 @@ def packed_sweep(
 def _tiles(
     net: Network, plan: Plan, ends: Int[Tensor, " prompt"], memory: int
 ) -> Iterator[tuple[Int[Tensor, " prompt"], Int[Tensor, " cell"]]]:
-    """Prompts of like length with as many cells as half of the budget holds at their end."""
+    """Prompts of like length with as many cells as half of the budget holds when all rows have begun."""
     carried = (ends - plan.first).clamp(min=0).sum(0)
-    d_model = net.unembedding.shape[1]
-    room = max(1, memory // 2 // (2 * d_model * net.unembedding.element_size()))
+    each = net.unembedding.shape[1] * net.unembedding.element_size() + _PLACE
+    room = max(1, memory // 2)
     order = sorted(range(len(plan.begin)), key=lambda cell: plan.begin[cell])
     cells = torch.tensor(order, device=ends.device)
     some: list[int] = []
+    size = 0
     for prompt in ends.argsort(stable=True).tolist():
-        if some and int(carried[[*some, prompt]].sum()) > room:
+        columns = int(ends[prompt])
+        weight = int(carried[prompt]) * each + columns * _column_size(net, columns)
+        if some and size + weight > room:
             yield torch.tensor(some, device=ends.device), cells
-            some = []
-        if int(carried[prompt]) <= room:
+            some, size = [], 0
+        if weight <= room:
             some.append(prompt)
+            size += weight
             continue
         # Not even one prompt fits with all cells: its cells in parts.
-        weight = (ends[prompt] - plan.first[cells, prompt]).clamp(min=0).cumsum(0) // room
-        for part in weight.unique():
-            yield torch.tensor([prompt], device=ends.device), cells[weight == part]
+        tokens = (columns - plan.first[cells, prompt]).clamp(min=0).cumsum(0)
+        part_of = tokens * each // max(each * columns, room - columns * _column_size(net, columns))
+        for part in part_of.unique():
+            yield torch.tensor([prompt], device=ends.device), cells[part_of == part]
     if some:
         yield torch.tensor(some, device=ends.device), cells
 
 
-def _token_size(net: Network, columns: int) -> int:
-    """Bytes that a token needs on its way through a layer, its share of attention among them."""
+def _column_size(net: Network, columns: int) -> int:
+    """Bytes that a column of a row needs on its way through a layer, its share of attention among them."""
     d_model, d_mlp = net.unembedding.shape[1], net.blocks[0].down[0].shape[1]
     return (12 * d_model + 2 * d_mlp + 4 * net.n_heads * columns) * net.unembedding.element_size()
 

@@ -31,8 +31,14 @@ class Group:
 
     edit: Edit
     cells: Int[Tensor, " cell"]
-    touched: Bool[Tensor, "cell prompt pos"]
-    """Which columns each cell touches."""
+    which: Int[Tensor, " cell"]
+    """The set of columns that each cell touches."""
+    columns: Bool[Tensor, "set prompt pos"]
+    """The sets of columns that edits touch, of all groups."""
+
+    def touched(self, place: Int[Tensor, " hit"], prompts: Int[Tensor, " hit"]) -> Bool[Tensor, "hit pos"]:
+        """Which columns of these prompts the cells at these places touch."""
+        return self.columns[self.which[place], prompts]
 
     def rows(self, cells: Int[Tensor, " row"]) -> tuple[Int[Tensor, " hit"], Int[Tensor, " hit"]]:
         """The rows that this edits, and the places of their cells here."""
@@ -76,9 +82,11 @@ def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, pl
     """Sort the edits of all cells by where and in which order they are carried out."""
     width = prompts.tokens.shape[1]
     first: list[Int[Tensor, " prompt"]] = []
-    gathered: dict[tuple[Site, int, Any, tuple[bool, int]], tuple[Edit, list[int], list[Tensor]]] = {}
+    gathered: dict[tuple[Site, int, Any, tuple[bool, int]], tuple[Edit, list[int], list[int]]] = {}
     begin, end = [], []
-    wheres: dict[Any, tuple[Bool[Tensor, "prompt pos"], Int[Tensor, " prompt"]]] = {}
+    sets: dict[Any, int] = {}
+    masks: list[Bool[Tensor, "prompt pos"]] = []
+    firsts: list[Int[Tensor, " prompt"]] = []
     for number, cell in enumerate(cells):
         stages, columns = [], []
         for order, edit in enumerate(cell):
@@ -88,24 +96,26 @@ def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, pl
                 site = Site("resid_pre", site.layer + 1)
             stages.append((site.layer, STAGES[site.name]))
             place_of = id(edit.at) if isinstance(edit.at, Tensor) else edit.at
-            if place_of not in wheres:
+            if place_of not in sets:
+                sets[place_of] = len(masks)
                 where = edit.where(prompts)
-                wheres[place_of] = where, torch.where(where.any(1), where.int().argmax(1), width)
-            where, column = wheres[place_of]
-            columns.append(column)
+                masks.append(where)
+                firsts.append(torch.where(where.any(1), where.int().argmax(1), width))
+            columns.append(firsts[sets[place_of]])
             units = tuple(edit.units) if isinstance(edit.units, Sequence) else edit.units
             # Edits of one cell at one site act one after the other, those of the block below first.
             rank = edit.site == site, sum(other.site == edit.site for other in cell[:order])
             key = site, id(edit.value), units, rank
             same = gathered.setdefault(key, (replace(edit, at=None), [], []))
             same[1].append(number)
-            same[2].append(where)
+            same[2].append(sets[place_of])
         first.append(columns[0] if len(columns) == 1 else torch.stack(columns).amin(0))
         begin.append(min(stages))
         end.append(max(stages))
     at: dict[Site, list[tuple[tuple[bool, int], Group]]] = {}
-    for (site, _, _, rank), (edit, numbers, masks) in gathered.items():
-        group = Group(edit, torch.tensor(numbers, device=place), torch.stack(masks).to(place))
+    every_set = torch.stack(masks).to(place)
+    for (site, _, _, rank), (edit, numbers, which) in gathered.items():
+        group = Group(edit, torch.tensor(numbers, device=place), torch.tensor(which, device=place), every_set)
         at.setdefault(site, []).append((rank, group))
     ordered = {site: [group for _, group in sorted(groups, key=lambda one: one[0])] for site, groups in at.items()}
     of: dict[Site, dict[int, list[int]]] = {site: {} for site in ordered}
