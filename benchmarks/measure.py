@@ -73,7 +73,7 @@ def measure(
         except ToolError as error:
             one.error = str(error)
     _compare(task.job, found)
-    rates: list[float] = []
+    rates: list[tuple[float, float]] = []
     timed = [one for one in found if one.timed]
     rounds = settings.runs
     for number in range(settings.runs):
@@ -152,20 +152,22 @@ def difference(job: Job, values: NDArray[Any], wanted: NDArray[Any]) -> tuple[fl
     return apart, bool(apart <= job.tolerance * max(1.0, float(np.abs(wanted).max())))
 
 
-def _rate(ask: Mapping[str, Any], workers: Workers) -> float:
+def _rate(ask: Mapping[str, Any], workers: Workers) -> tuple[float, float]:
+    """Median and best rate of the faster product."""
     out = workers.logs / "rate.npy"
     try:
         workers.of(OURS).ask(**{**ask, "job": "rate"}, out=str(out))
-        return float(np.load(out).max())
+        sustained, best = np.load(out).max(0).tolist()
     except ToolError:
-        return float("nan")
+        return float("nan"), float("nan")
+    return sustained, best
 
 
 def _spent(one: Measured) -> float:
     return one.wall[-1] * one.repeat / one.scaled([0, 1]) if one.wall else 0.0
 
 
-def _record(task: Task, found: Sequence[Measured], rates: Sequence[float], device: str) -> dict[str, Any]:
+def _record(task: Task, found: Sequence[Measured], rates: Sequence[tuple[float, float]], device: str) -> dict[str, Any]:
     """What goes into the JSON."""
     ours = next((one for one in found if one.tool == OURS and one.wall and not one.error), None)
     counted = operations(task.job.key, task.shape, task.case)
@@ -177,19 +179,23 @@ def _record(task: Task, found: Sequence[Measured], rates: Sequence[float], devic
         "tolerance": task.job.tolerance,
         "operations": counted,
         "naive_operations": None,
-        "matrix_rate": list(rates),
+        "matrix_rate": [sustained for sustained, _ in rates],
+        "best_matrix_rate": [best for _, best in rates],
         "limit_seconds": None,
         "efficiency": None,
+        "efficiency_of_best": None,
         "tools": [_tool(one, ours) for one in found],
     }
     if task.job.cells is not None:
         naive = Count(task.shape, task.case).naive()
         record["naive_operations"] = task.case.pairs * task.job.cells(task.shape, task.case) * naive
-    best = max((rate for rate in rates if rate > 0), default=None)  # what else runs on a machine can only lower it
-    if counted is not None and best is not None:
-        record["limit_seconds"] = counted / best
+    known = [(sustained, best) for sustained, best in rates if sustained > 0]
+    if counted is not None and known:
+        record["limit_seconds"] = counted / statistics.median(sustained for sustained, _ in known)
         if ours is not None:
-            record["efficiency"] = counted / best / statistics.median(ours.wall)
+            took = statistics.median(ours.wall)
+            record["efficiency"] = record["limit_seconds"] / took
+            record["efficiency_of_best"] = counted / max(best for _, best in known) / took
     return record
 
 
