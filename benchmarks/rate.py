@@ -18,7 +18,7 @@ def names(width: int) -> list[str]:
 
 
 def rates(width: int, device: str = "cpu") -> dict[str, tuple[float, float]]:
-    """Operations (a product and a sum are two) a second of each product: the median over a quarter of a second, and the best.
+    """Operations (a product and a sum are two) a second of each product: the median of a quarter second, and the best.
 
     Jobs take seconds and their times are medians, so it is the median that they are held against; on a machine that
     others use too, one product alone is now and then a third faster.

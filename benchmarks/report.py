@@ -120,8 +120,8 @@ def _limits(found: Record) -> Iterator[str]:
             "interp (s)", "efficiency", "of the best rate",
         )  # fmt: skip
         yield (
-            "## The limit\n\nThe fewest operations over the matrix-multiply rate of the same rounds (medians; in the last "
-            "column over the best product of all rounds).\n\n" + _rows(columns, rows)
+            "## The limit\n\nThe fewest operations over the matrix-multiply rate of the same rounds (medians); in the "
+            "last column, over the best product of all rounds.\n\n" + _rows(columns, rows)
         )
 
 
