@@ -20,6 +20,7 @@ from benchmarks.figures import (
     lens_evolution,
     paper,
     patching_grids,
+    peers_timings,
     probe_curves,
     token_attributions,
     training_progress,
@@ -32,7 +33,7 @@ from interp.analyses.probing import Probing
 from interp.errors import DataError
 from interp.estimates import mean, proportion
 from interp.figures.files import why_no_browser
-from interp.files import read_text
+from interp.files import read_text, write_json
 from interp.monitoring.learning import course
 from interp.monitoring.records import PROBE, RECORDS
 from interp.results import save
@@ -146,6 +147,36 @@ def assert_within(made, estimate, line):
     np.testing.assert_allclose(line.y, estimate.value)
     band = made.data[list(made.data).index(line) - 1]
     np.testing.assert_allclose(band.y, [*estimate.high, *estimate.low[::-1]])
+
+
+def timed(tool, *rounds, own=1.0):
+    ratio = float(np.median(rounds)) / own if rounds else None
+    return {"tool": tool, "rounds": list(rounds), "ratio": ratio, "seconds": float(np.median(rounds or [0])) or None}
+
+
+def record(job="residual", tokens=16, first=0, model="GPT-2 small", tools=()):
+    case = {"pairs": 4, "tokens": tokens, "first": first}
+    return {"job": job, "model": model, "device": "cpu", "case": case, "operations": 100 * tokens, "tools": list(tools)}
+
+
+def test_timings_are_ratios_of_one_round_each(tmp_path):
+    own, slow, failed = timed("interp", 1.0, 1.0, 1.0), timed("slow", 2.0, 3.0, 8.0), timed("failed")
+    jobs = [
+        record(tools=[own, slow, failed]), record("heads", first=2, tools=[own, timed("slow", 5.0, 5.0, 5.0)]),
+        record("edges", model="4 layers x 128", tools=[own, slow]),
+    ]  # fmt: skip
+    points = [{"value": n, "record": record(tokens=n, tools=[timed("interp", n / 8), slow])} for n in (8, 16)]
+    written = {"tools": {"interp": {}, "slow": {}, "failed": {}}, "jobs": jobs}
+    write_json(tmp_path / "latest.json", {**written, "growth": [{"line": "tokens", "points": points}]})
+    made = peers_timings.drawn(tmp_path / "latest.json")
+    found = next(trace for trace in made.data if trace.name == "slow" and trace.xaxis == "x")
+    assert list(found.y) == ["residual patching", "head patching, differ from token 3"]
+    assert list(found.x) == [3, 5]
+    assert (list(found.error_x.array), list(found.error_x.arrayminus)) == ([5, 0], [1, 0])
+    counted = next(trace for trace in made.data if trace.name == "fewest operations")
+    assert list(counted.y) == [1, 2]
+    with pytest.raises(DataError, match="make bench"):
+        peers_timings.drawn(tmp_path / "absent.json")
 
 
 @pytest.mark.parametrize("script", paper.scripts(), ids=lambda path: path.stem)
