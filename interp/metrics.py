@@ -137,10 +137,14 @@ def _exact(logits: Tensor, targets: Targets) -> Tensor:
 def _kl(logits: Tensor, targets: Targets) -> Tensor:
     if targets.reference is None:
         raise PromptError("kl needs a reference distribution: give Targets(reference=log-probabilities)")
-    reference = targets.reference.to(logits.dtype)
-    divergence = reference.exp() * (reference - logits.log_softmax(-1))
-    divergence = divergence.masked_fill(reference == -torch.inf, 0.0).sum(-1)  # 0 log 0 is 0
-    return divergence.masked_fill(targets.answers < 0, torch.nan)
+    found = divergence(targets.reference.to(logits.dtype), logits.log_softmax(-1))
+    return found.masked_fill(targets.answers < 0, torch.nan)
+
+
+def divergence(reference: Float[Tensor, "*row vocab"], log_probs: Float[Tensor, "*row vocab"]) -> Float[Tensor, "*row"]:
+    """Kullback-Leibler divergence from a reference's log-probabilities to others, in nats."""
+    each = reference.exp() * (reference - log_probs)
+    return each.masked_fill(reference == -torch.inf, 0.0).sum(-1)  # 0 log 0 is 0
 
 
 logit_diff = Metric("logit_diff", "logits", _logit_diff, "mean", uses_foils=True, narrow=True)

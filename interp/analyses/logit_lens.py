@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.metrics import METRICS, Targets
+from interp.metrics import METRICS, Targets, divergence
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY, unembed
 from interp.prompts import Position, Prompts
@@ -100,25 +100,22 @@ def logit_lens(
     absent = stream.isnan().any(-1)[:, 0].cpu()
     wrong_ones = torch.full_like(answers, -1) if foils is None else foils.cpu()
     vocabulary = int(model.cfg.d_vocab_out)
-    chunk = max(1, memory // (vocabulary * 4 * 6 * max(1, n_positions)))
+    rows = max(1, memory // (vocabulary * 4 * 6 * max(1, n_positions)))
     parts: list[list[Tensor]] = []
-    for some in torch.arange(n).split(chunk):
-        targets = Targets(answers[some], wrong_ones[some])
-        final = unembed(model, stream[some, -1]).float().log_softmax(-1).cpu()
-        reference = replace(targets, reference=final)
-        wrong = Targets(others[some])
-        asked = [(name, targets) for name in ("log_prob", "logit_diff", "rank")]
-        asked += [(name, wrong) for name in ("log_prob", "rank")]
-        for depth in range(n_depths):
-            log_probs = final
-            if depth < n_depths - 1:
-                log_probs = unembed(model, stream[some, depth]).float().log_softmax(-1).cpu()
-            best = log_probs.topk(top, -1)
-            scored = [METRICS[name].per_token(log_probs, t) for name, t in asked]
-            divergence = METRICS["kl"].per_token(log_probs, replace(reference, answers=answers[some].clamp(min=0)))
-            entropy = torch.special.entr(log_probs.exp()).sum(-1)
-            parts.append([*scored, divergence, entropy, best.indices, best.values.exp()])
-    joined = [_assemble(columns, n_depths) for columns in zip(*parts, strict=True)]
+    for some in torch.arange(n).split(max(1, rows // n_depths)):
+        final, found = torch.empty(0), []
+        for depths in reversed(torch.arange(n_depths).split(max(1, rows // len(some)))):
+            log_probs = unembed(model, stream[some][:, depths].flatten(0, 1)).float().log_softmax(-1).cpu()
+            if not found:
+                final = log_probs.unflatten(0, (len(some), -1))[:, -1]
+            own = torch.arange(len(some)).repeat_interleave(len(depths))
+            scored = _scored(
+                log_probs, final[own], Targets(answers, wrong_ones).take(some[own]), Targets(others).take(some[own]),
+                top,
+            )  # fmt: skip
+            found.append([column.unflatten(0, (len(some), -1)) for column in scored])
+        parts.append([torch.cat(column, 1) for column in zip(*reversed(found), strict=True)])
+    joined = [torch.cat(columns) for columns in zip(*parts, strict=True)]
     log_prob, logit_diff, rank, control, control_rank, kl, entropy, top_ids, top_probs = joined
     gone = absent[:, None].expand(-1, n_depths, -1)
     ids = torch.cat([top_ids.flatten(), answers[answers >= 0]]).unique().tolist()
@@ -143,10 +140,25 @@ def logit_lens(
     )
 
 
-def _assemble(columns: Sequence[Tensor], n_depths: int) -> Tensor:
-    """Chunks x depths, in that order, to [prompt, depth, ...]."""
-    chunks = [torch.stack(list(columns[i : i + n_depths]), 1) for i in range(0, len(columns), n_depths)]
-    return torch.cat(chunks)
+def _scored(
+    log_probs: Float[Tensor, "row position vocab"],
+    final: Float[Tensor, "row position vocab"],
+    targets: Targets,
+    others: Targets,
+    top: int,
+) -> list[Tensor]:
+    """The lens's numbers for some rows, each of a prompt and a depth; `final` is what the last depth says."""
+    # The logit of log-probabilities is the log-probability.
+    asked = [(name, targets) for name in ("logit", "logit_diff", "rank")]
+    asked += [(name, others) for name in ("logit", "rank")]
+    best = log_probs.topk(top, -1)
+    return [
+        *(METRICS[name].per_token(log_probs, wanted) for name, wanted in asked),
+        divergence(final, log_probs),
+        torch.special.entr(log_probs.exp()).sum(-1),
+        best.indices,
+        best.values.exp(),
+    ]
 
 
 def _chosen(
