@@ -110,6 +110,7 @@ from .models.edits import Zero as Zero
 from .models.generation import Generated as Generated
 from .models.generation import generate as generate
 from .models.generation import stop_tokens as stop_tokens
+from .models.harvest import harvest as harvest
 from .models.judge import Judge as Judge
 from .models.judge import load_judge as load_judge
 from .models.load import HookedTransformer as HookedTransformer

@@ -15,8 +15,12 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from interp.errors import ConfigError
+from interp.models.harvest import harvest
+from interp.models.load import HookedTransformer
+from interp.models.run import MEMORY
 from interp.prompts import Position, Prompts
 from interp.results import grid_frame
 from interp.tensors import Activations
@@ -91,12 +95,17 @@ COMMON: dict[str, Job] = {
 
 
 def head_scores(
-    activations: Activations,
+    activations: Activations | Prompts,
     jobs: Mapping[str, Job] | None = None,
     *,
     track: Sequence[Position] | None = None,
+    model: HookedTransformer | None = None,
+    memory: int = MEMORY,
 ) -> HeadScores:
-    """Score every captured head on every job (by default the common three). Needs `pattern`.
+    """Score every head on every job (by default the common three).
+
+    Activations need `pattern`; the layers that were captured are scored. Prompts are run through `model` once, some at
+    a time, and no pattern is kept: memory does not grow with their number.
 
     With `track` a score "position tracking" is added, for heads that look at the same place whatever stands there: at
     those queries, the overlap of a prompt's attention with the mean attention of the other prompts of the same layout,
@@ -106,26 +115,45 @@ def head_scores(
     jobs = COMMON if jobs is None else jobs
     if not jobs and track is None:
         raise ConfigError("name at least one job for the heads to be scored on")
-    prompts = activations.prompts
-    layers = tuple(activations.layers("pattern")) or (0,)
-    patterns = {layer: activations["pattern", layer].float().cpu().nan_to_num() for layer in layers}
-    allowed = torch.arange(1, prompts.tokens.shape[1] + 1).float()
-    columns, uniform = [], []
-    for job in jobs.values():
-        marked = job(prompts)
-        has = marked.any(-1)
-        count = has.sum(-1).float()
-        weight = marked.float()
-        columns.append(
-            torch.stack([torch.einsum("phqk,pqk->ph", p, weight) / count[:, None] for p in patterns.values()], 1)
-        )
-        uniform.append((weight.sum(-1) / allowed).sum(-1) / count)
-    names = list(jobs)
+    if isinstance(activations, Activations):
+        prompts, parts = activations.prompts, iter([activations])
+    elif model is None:
+        raise ConfigError("prompts are scored on a model: give model=, or the activations that `capture` returns")
+    else:
+        prompts, parts = activations, harvest(model, activations, ["pattern"], memory=memory)
+    layers: tuple[int, ...] = (0,)
+    values, uniform = [], []
+    tracked: list[list[Float[Tensor, "prompt layer head key"]]] = [[] for _ in track or ()]
+    for part in parts:
+        layers = tuple(part.layers("pattern")) or (0,)
+        patterns = [part["pattern", layer].float().cpu().nan_to_num() for layer in layers]
+        if jobs:
+            scored, even = zip(*(_attention(patterns, part.prompts, job) for job in jobs.values()), strict=True)
+            values.append(torch.stack(scored, -1))
+            uniform.append(torch.stack(even, -1))
+        missing = prompts.tokens.shape[1] - part.prompts.tokens.shape[1]
+        for rows, position in zip(tracked, track or (), strict=True):
+            queries = part.prompts.columns(position).clamp(min=0)
+            every = torch.arange(len(queries))
+            rows.append(pad(torch.stack([pattern[every, :, queries] for pattern in patterns], 1), (0, missing)))
+    found, chance = ([torch.cat(parts)] if jobs else [] for parts in (values, uniform))
     if track is not None:
-        names.append("position tracking")
-        columns.append(torch.stack([_tracking(p, prompts, track) for p in patterns.values()], 1))
-        uniform.append(torch.zeros(len(prompts)))
-    return HeadScores(tuple(names), layers, torch.stack(columns, -1), torch.stack(uniform, -1), prompts.groups)
+        found.append(_tracking([torch.cat(rows) for rows in tracked], prompts, track)[..., None])
+        chance.append(torch.zeros(len(prompts), 1))
+    names = (*jobs, "position tracking") if track is not None else tuple(jobs)
+    return HeadScores(names, layers, torch.cat(found, -1), torch.cat(chance, -1), prompts.groups)
+
+
+def _attention(
+    patterns: Sequence[Float[Tensor, "prompt head query key"]], prompts: Prompts, job: Job
+) -> tuple[Float[Tensor, "prompt layer head"], Float[Tensor, " prompt"]]:
+    """Attention on the keys of a job, layer by layer, and what uniform attention gives."""
+    marked = job(prompts)
+    weight = marked.float()
+    count = marked.any(-1).sum(-1).float()
+    allowed = torch.arange(1, prompts.tokens.shape[1] + 1).float()
+    found = [torch.einsum("phqk,pqk->ph", pattern, weight) / count[:, None] for pattern in patterns]
+    return torch.stack(found, 1), (weight.sum(-1) / allowed).sum(-1) / count
 
 
 def _earlier(prompts: Prompts) -> Bool[Tensor, "prompt query key"]:
@@ -134,22 +162,22 @@ def _earlier(prompts: Prompts) -> Bool[Tensor, "prompt query key"]:
 
 
 def _tracking(
-    pattern: Float[Tensor, "prompt head query key"], prompts: Prompts, track: Sequence[Position]
-) -> Float[Tensor, "prompt head"]:
+    rows: Sequence[Float[Tensor, "prompt layer head key"]], prompts: Prompts, track: Sequence[Position]
+) -> Float[Tensor, "prompt layer head"]:
+    """From each tracked query's attention."""
     layout = prompts.layout
-    total = torch.zeros(pattern.shape[:2])
-    count = torch.zeros(len(pattern), 1)
-    for position in track:
+    total = torch.zeros(rows[0].shape[:3])
+    count = torch.zeros(len(layout), 1, 1)
+    for row, position in zip(rows, track, strict=True):
         column = prompts.columns(position)
         present = column >= 0
-        row = pattern[torch.arange(len(pattern)), :, column.clamp(min=0)]
         sums = torch.zeros(int(layout.max()) + 1, *row.shape[1:]).index_add_(0, layout[present], row[present])
         members = torch.bincount(layout[present], minlength=len(sums))[layout]
-        usable = present & (members > 1)
-        others = (sums[layout] - row) / (members - 1).clamp(min=1)[:, None, None]
+        usable = (present & (members > 1))[:, None, None]
+        others = (sums[layout] - row) / (members - 1).clamp(min=1)[:, None, None, None]
         even = (torch.arange(row.shape[-1]) <= column[:, None]).float()
-        even = (even / even.sum(1, keepdim=True).clamp(min=1))[:, None]
+        even = (even / even.sum(1, keepdim=True).clamp(min=1))[:, None, None]
         excess = torch.minimum(row, others).sum(-1) - torch.minimum(row, even).sum(-1)
-        total += torch.where(usable[:, None], excess, 0.0)
-        count += usable[:, None]
+        total += torch.where(usable, excess, 0.0)
+        count += usable
     return total / torch.where(count > 0, count, torch.nan)

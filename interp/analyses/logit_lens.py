@@ -16,10 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.metrics import METRICS, Targets, divergence
+from interp.models.harvest import harvest
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY, unembed
 from interp.prompts import Position, Prompts
 from interp.results import grid_frame
+from interp.sites import Site
 from interp.tensors import Activations, gather_positions
 
 
@@ -77,7 +79,7 @@ class LogitLens:
 
 
 def logit_lens(
-    activations: Activations,
+    activations: Activations | Prompts,
     model: HookedTransformer,
     *,
     at: Sequence[Position] | None = None,
@@ -88,12 +90,19 @@ def logit_lens(
 ) -> LogitLens:
     """Read the residual stream of every depth at the columns the prompts read, or at the positions `at`.
 
-    With `at` the answer is the token that follows in the prompt (at its end, the prompt's answer if it has one).
-    `foils` are wrong tokens to compare the answer with (for pairs, the corrupted answers). Needs
-    `resid_pre` of every layer and `resid_post` of the last. Works on raw and on processed weights: the numbers do not
-    depend on it. Logits are made in chunks that fit `memory` bytes.
+    Activations need `resid_pre` of every layer and `resid_post` of the last. Prompts are run once, some at a time, and
+    of their stream only what is read is kept, so that memory does not grow with their length. With `at` the answer is
+    the token that follows in the prompt (at its end, the prompt's answer if it has one). `foils` are wrong tokens to
+    compare the answer with (for pairs, the corrupted answers). Works on raw and on processed weights: the numbers do
+    not depend on it. Working tensors fit `memory` bytes.
     """
-    stream, answers, names = _chosen(activations, at)
+    if isinstance(activations, Prompts):
+        prompts, sites = activations, ["resid_pre", Site("resid_post", int(model.cfg.n_layers) - 1)]
+        chosen = [_chosen(part, at) for part in harvest(model, prompts, sites, memory=memory)]
+    else:
+        prompts, chosen = activations.prompts, [_chosen(activations, at)]
+    stream, answers = torch.cat([part[0] for part in chosen]), torch.cat([part[1] for part in chosen])
+    names = chosen[0][2]
     others = _other_answers(answers, seed)
     n, n_depths, n_positions, _ = stream.shape
     top = min(top, int(model.cfg.d_vocab_out))
@@ -135,8 +144,8 @@ def logit_lens(
         converged=_converged(rank.masked_fill(gone, torch.nan)),
         tokens={str(i): str(decode([i])) if decode else str(i) for i in ids},
         answers=answers,
-        texts=activations.prompts.texts,
-        groups=activations.prompts.groups,
+        texts=prompts.texts,
+        groups=prompts.groups,
     )
 
 

@@ -285,16 +285,16 @@ def batches(
     """The numbers of the prompts batch by batch, those of like length together, the longest first."""
     order = prompts.lengths.argsort(descending=True, stable=True)
     width = prompts.tokens.shape[1]
-    beside = sum(_numbers(model, site, width) for site in kept if site.name != "logits")
+    beside = sum(numbers(model, site, width) for site in kept)
     return order.split(batch_rows(model, width, read_columns(prompts), memory, beside))
 
 
-def _numbers(model: HookedTransformer, site: Site, width: int) -> int:
-    """How many numbers a site has for one prompt."""
+def numbers(model: HookedTransformer, site: Site, width: int, reads: int = 1) -> int:
+    """How many numbers a site has for one prompt of so many tokens, read at so many of them."""
     cfg = model.cfg
     sizes = {
-        "pos": width, "query": width, "key": width, "d_model": cfg.d_model, "d_head": cfg.d_head, "head": cfg.n_heads,
-        "neuron": cfg.d_mlp or 4 * cfg.d_model,
+        "pos": width, "query": width, "key": width, "read": reads, "d_model": cfg.d_model, "d_head": cfg.d_head,
+        "head": cfg.n_heads, "neuron": cfg.d_mlp or 4 * cfg.d_model, "vocab": cfg.d_vocab,
     }  # fmt: skip
     return prod(int(sizes.get(axis, 1)) for axis in site.axes)
 

@@ -83,3 +83,16 @@ def test_a_job_that_no_prompt_has_is_nan_not_zero(model):
     scores = head_scores(capture(model, prompts, ["pattern"]))
     assert scores.values[..., scores.scores.index("induction")].isnan().all()
     assert scores.to_frame().shape == (3 * 4 * 3, 6)
+
+
+@pytest.mark.parametrize("memory", [1, 1 << 30])
+def test_prompts_are_scored_as_their_activations(model, ragged, memory):
+    _, prompts = ragged
+    for jobs, at in ((None, ["last", 1]), ({}, [0]), (None, None)):
+        wanted = head_scores(capture(model, prompts, ["pattern"]), jobs, track=at)
+        found = head_scores(prompts, jobs, track=at, model=model, memory=memory)
+        assert (found.scores, found.layers) == (wanted.scores, wanted.layers)
+        torch.testing.assert_close(found.values, wanted.values, atol=1e-6, rtol=1e-5, equal_nan=True)
+        torch.testing.assert_close(found.uniform, wanted.uniform, equal_nan=True)
+    with pytest.raises(ConfigError, match="model="):
+        head_scores(prompts)

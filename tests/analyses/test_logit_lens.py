@@ -93,3 +93,16 @@ def test_needs_the_whole_stream(model, ragged):
     _, prompts = ragged
     with pytest.raises(ConfigError, match="resid_pre at every layer"):
         logit_lens(capture(model, prompts, ["resid_post"]), model)
+
+
+@pytest.mark.parametrize("memory", [1, 1 << 30])
+def test_prompts_are_read_as_their_activations(model, ragged, memory):
+    _, prompts = ragged
+    for at in (None, [0, 5, "last"]):
+        wanted = logit_lens(capture(model, prompts, SITES), model, at=at)
+        found = logit_lens(prompts, model, at=at, memory=memory)
+        assert (found.positions, found.depths, found.texts) == (wanted.positions, wanted.depths, wanted.texts)
+        for name in ("log_prob", "rank", "entropy", "kl", "control", "top_probs"):
+            torch.testing.assert_close(
+                getattr(found, name), getattr(wanted, name), atol=1e-5, rtol=1e-5, equal_nan=True
+            )
