@@ -76,7 +76,7 @@ TOOLS = (
     OURS,
     Tool(
         GENERIC, "benchmarks.ours", ("residual", "heads", "ablation"), ("--generic",),
-        samples=lambda cells: max(20, cells // 10),
+        samples=lambda cells: cells // 10 if cells > 400 else 0,  # spread thinly it has no batches
     ),
     Tool("TransformerLens", "benchmarks.peers.transformer_lens", ("residual", "heads", "edges", "nodes", "lens")),
     Tool("hook loop", "benchmarks.peers.hook_loop", ("residual", "heads", "ablation")),

@@ -23,7 +23,7 @@ from interp.errors import ModelError
 from interp.models.edits import Add, Constant, Copy, Edit, ProjectOut, Zero
 from interp.models.load import load_model
 from interp.models.run import capture, edit
-from interp.models.sweeps import Edits, Readout, packed, places, runs, sweep
+from interp.models.sweeps import Edits, Readout, generic, packed, places, runs, sweep
 from interp.prompts import PromptPairs, Prompts
 from interp.sites import Site
 
@@ -176,6 +176,25 @@ def test_functions_that_are_not_the_model_s_are_refused(monkeypatch):
     found = sweep(model, edits, readout)
     assert found.path == "generic"
     assert "own logits" in found.reason
+
+
+def test_the_generic_path_runs_no_cell_that_writes_what_stood_there(monkeypatch):
+    model, pairs = made("gpt2"), both_sides()
+    source = capture(model, pairs.clean, ["resid_pre", "resid_post"])
+    copies = {name: Copy(source) for name in ("resid_pre", "resid_post")}
+    cells = [[Edit(Site("resid_pre", 1), copies["resid_pre"], at=at)] for at in (0, 1, 2)]
+    cells += [[Edit(Site("resid_post", 0), copies["resid_post"], at=1)], [Edit(Site("resid_pre", 1), Zero(), at=1)]]
+    rows = []
+    batch = generic._batch
+
+    def counted(model, prompts, every, chosen, *rest):
+        rows.extend(chosen)
+        return batch(model, prompts, every, chosen, *rest)
+
+    monkeypatch.setattr(generic, "_batch", counted)
+    found = sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]), path="generic")
+    assert rows == [2, 4]  # pairs differ from column 2 on
+    torch.testing.assert_close(found.values[:, [0, 1, 3]], found.base[:, None].expand(-1, 3, -1), equal_nan=True)
 
 
 def test_known_logits_spare_the_check_a_forward_pass(monkeypatch):

@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from rich.progress import Progress
 from torch import Tensor
 
 from interp.models.edits import Edit
 from interp.models.load import HookedTransformer
 from interp.models.run import Change, batch_rows, capture, forward, model_device, read_columns
-from interp.models.sweeps.grid import Edits, Readout, Sweep, start_layer, unlike
+from interp.models.sweeps.grid import Edits, Readout, Sweep, changed, start_layer, unlike
 from interp.prompts import Prompts
 from interp.sites import Site
 from interp.tensors import Activations
@@ -48,6 +48,12 @@ def generic_sweep(
         for layer in entries:
             stream = None if layer == 0 else torch.nan_to_num(base["resid_pre", layer])
             members = [i for i, start in enumerate(starts) if start == layer]
+            if not why_not:
+                entry = torch.nan_to_num(base["resid_pre", layer])
+                same = [i for i in members if _unchanged(edits.cells[i], prompts, layer, n_layers, entry)]
+                values[:, same] = unedited[:, None]
+                bar.advance(task, len(same) * n)
+                members = [i for i in members if i not in set(same)]
             # Many cells of prompts of like length in one batch; where not even one fits, one cell of some prompts.
             for some in needed.argsort(stable=True).split(max(1, min(n, rows // min(len(members), rows)))):
                 per_batch = max(1, rows // len(some))
@@ -88,6 +94,30 @@ def _cannot_enter(model: HookedTransformer, prompts: Prompts, base: Activations)
     return ""
 
 
+def _unchanged(
+    cell: Sequence[Edit], prompts: Prompts, layer: int, n_layers: int, entry: Float[Tensor, "prompt pos d_model"]
+) -> bool:
+    """Whether a cell's edits, all of the stream that enters a block, write what stands there already."""
+    if any(_entered(edit.site, n_layers) != Site("resid_pre", layer) for edit in cell):
+        return False
+    new, every = entry, torch.arange(len(prompts), device=entry.device)
+    for edit in _in_order(cell):
+        new = edit.apply(new, edit.where(prompts).to(entry.device), every)
+    return not bool(changed(new.flatten(0, 1), entry.flatten(0, 1)).any())
+
+
+def _entered(site: Site, n_layers: int) -> Site:
+    """The stream after one block is the stream before the next: no need to run the block for it."""
+    if site.name == "resid_post" and site.layer + 1 < n_layers:
+        return Site("resid_pre", site.layer + 1)
+    return site
+
+
+def _in_order(cell: Sequence[Edit]) -> list[Edit]:
+    """Edits of what a block leaves come before those of what enters the next."""
+    return sorted(cell, key=lambda edit: edit.site.name != "resid_post")
+
+
 def _columns_needed(prompts: Prompts) -> Int[Tensor, " prompt"]:
     """Columns up to the last that is read: nothing after it can change what is read there."""
     return torch.minimum(prompts.lengths, prompts.reads.amax(1) + 1).clamp(min=1)
@@ -110,12 +140,8 @@ def _batch(
     touching: dict[Site, list[tuple[slice, Edit]]] = {}
     for place, number in enumerate(chosen):
         rows = slice(place * n, (place + 1) * n)
-        # The stream after one block is the stream before the next: no need to run the block for it, but it comes first.
-        for e in sorted(cells[number], key=lambda one: one.site.name != "resid_post"):
-            site = e.site
-            if site.name == "resid_post" and site.layer + 1 < model.cfg.n_layers:
-                site = Site("resid_pre", site.layer + 1)
-            touching.setdefault(site, []).append((rows, e))
+        for e in _in_order(cells[number]):
+            touching.setdefault(_entered(e.site, int(model.cfg.n_layers)), []).append((rows, e))
 
     def change(parts: list[tuple[slice, Edit]]) -> Change:
         def act(old: Tensor) -> Tensor:

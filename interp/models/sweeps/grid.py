@@ -16,6 +16,10 @@ from interp.models.load import HookedTransformer, require_weights
 from interp.prompts import PromptPairs, Prompts
 from interp.sites import every
 
+_ROUNDING = {torch.float32: 8, torch.float64: 8}
+"""Differences of so many units in the last place, of the largest number there, are no change. A unit of the shorter
+formats is so large that an edit may change less."""
+
 
 @dataclass(frozen=True, eq=False)
 class Edits:
@@ -113,3 +117,9 @@ def unlike(found: Float[Tensor, "row read vocab"], wanted: Float[Tensor, "row re
     tolerance = 1e-4 if wanted.dtype in (torch.float32, torch.float64) else 5e-2
     apart = (found.float() - wanted.float()).nan_to_num(posinf=torch.inf, neginf=torch.inf).abs().max()
     return not float(apart) <= tolerance * max(1.0, spread)
+
+
+def changed(tokens: Float[Tensor, "token ..."], base: Float[Tensor, "token ..."]) -> Bool[Tensor, " token"]:
+    """Which tokens differ from the base run's."""
+    apart, size = (part.flatten(1).abs().amax(1) for part in (tokens - base, base))
+    return ~(apart <= _ROUNDING.get(tokens.dtype, 0) * torch.finfo(tokens.dtype).eps * size)

@@ -20,14 +20,11 @@ from rich.progress import Progress
 from torch import Tensor
 
 from interp.models.sweeps.blocks import Block, Layer, Network, at_columns, turned
-from interp.models.sweeps.grid import Edits, Readout
+from interp.models.sweeps.grid import Edits, Readout, changed
 from interp.models.sweeps.plan import AFTER, BEFORE, BETWEEN, CLIMBING, INSIDE, NEURONS, STAGES, Group, Plan, plan_of
 from interp.models.sweeps.runs import Runs
 from interp.sites import Site
 
-_ROUNDING = {torch.float32: 8, torch.float64: 8}
-"""Differences of so many units in the last place, of the largest number there, are no change. A unit of the shorter
-formats is so large that an edit may change less."""
 _COLUMNS = 4096
 """Columns of all rows in one table, at most: attention lays them all out."""
 _PLACE = 32
@@ -309,11 +306,8 @@ class _Climb:
         """Tokens that differ from the base run; None where there is nothing to ask: the rows did not begin here."""
         if rows.begin != stage or not len(tokens):
             return None
-        old = rows.of(base)
-        apart, size = (part.flatten(1).abs().amax(1) for part in (tokens - old, old))
-        changed = ~(apart <= _ROUNDING.get(tokens.dtype, 0) * torch.finfo(tokens.dtype).eps * size)
         # A row with further edits to come goes on whole.
-        return changed | self.plan.waits(layer, stage, rows.cell)[rows.row]
+        return changed(tokens, rows.of(base)) | self.plan.waits(layer, stage, rows.cell)[rows.row]
 
     def _pruned(self, rows: _Rows, layer: int, stage: int, base: Tensor) -> _Rows:
         kept = self._live(rows, layer, stage, rows.stream, base)
