@@ -4,43 +4,41 @@ Each fit minimises the sum of its rows' log losses plus |w|^2 / (2 strength), on
 its own rows, with free offsets: what scikit-learn's `StandardScaler` and `LogisticRegression(C=strength)` do. Two
 classes share one vector of weights; more have one each.
 
-The rows of a table are first turned to their principal axes. The ridge keeps weights within the span of the rows, so
-there are never more axes than rows, and nothing is lost; all labels of a table share the turn. It costs the third power
-of the axes: tables with many are left to scikit-learn, one fit after the other and to its own tolerance.
+Fits to the same table (folds, label vectors) read the same rows: one matrix product a step serves them all, and the
+standardising, which differs from fold to fold, is done to the weights. They descend together by limited-memory BFGS,
+each with a step length of its own. The loss is strictly convex but for a common offset, so there is one answer.
 
-Source: Hastie & Tibshirani, Biostatistics 5 (2004) 329, for the turn.
+Source: Liu & Nocedal, Math. Program. 45 (1989) 503.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
 from interp.errors import ConfigError, DataError
-from interp.softmax import Problems, descend
 
-Item = TypeVar("Item")
-
-MEMORY = 1 << 25
+MEMORY = 1 << 26
 """Default budget for working tensors, in bytes; a larger one leaves the processor's caches and is no faster."""
 
-_MOST_AXES = 512
-"""Most axes that rows are turned to. On rows like noise the turn costs more than it spares from some 300 axes on, on
-activations, whose axes are very unequal, from some 800 on."""
+_REMEMBERED = 8
+"""Steps from which the curvature is guessed."""
 
-_EPS = torch.finfo(torch.float64).eps
+_MOST_STEPS = 1000
 
-_COPIES = 20
-"""Tensors of the size of weights or of logits that a descent holds."""
+_HALVINGS = 30
+
+_DECREASE = 1e-4
+"""Share of what the slope promises by which a step must lower the loss."""
+
+_ROUNDING = 500
+"""Units in the last place of a loss that may be rounding."""
 
 
 def held_out(
@@ -49,33 +47,25 @@ def held_out(
     fold: Int[Tensor, " row"],
     *,
     strength: float,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-7,
     memory: int = MEMORY,
 ) -> Int[Tensor, "label table row"]:
     """The class that a fit to all other folds names for each row of each table, for several label vectors.
 
-    `codes` are classes from 0. A fit ends where its next step would lower the loss by less than `tolerance` a row. Of
-    classes that are equally likely, the first is named.
+    `codes` are classes from 0. Fits are made in the tables' precision, float32 or float64. A fit ends where a step
+    would lower the loss by less than `tolerance` a row. Of classes that are equally likely, the first is named.
     """
     _check(x, strength)
-    classes = int(codes.max()) + 1
     trains = fold != fold.unique()[:, None]
     if len(trains) < 2:
         raise DataError("rows of one fold leave none to fit to")
+    classes = max(2, int(codes.max()) + 1)
     named = codes.new_empty(len(codes), *x.shape[:2])
-    cells = [(table, number) for table in range(len(x)) for number in range(len(trains))]
-    if _large(x):
-        for table, number in cells:
-            train = trains[number]
-            z = _standard(x[table], train)[0]
-            named[:, table, ~train] = torch.stack([_named(z, own, train, strength) for own in codes])
-        return named
-    for some in _parts(cells, _bytes(x, len(codes) * classes), memory):
-        designs = [_design(_standard(x[table], trains[number])[0], trains[number]) for table, number in some]
-        problems = _stacked(designs, codes, trains[[number for _, number in some]], classes, strength)
-        logits = problems.logits(descend(problems, tolerance)).masked_fill(~problems.present[..., None], -torch.inf)
-        for (table, number), found in zip(some, logits.argmax(2), strict=True):
-            named[:, table, ~trains[number]] = found[:, ~trains[number]]
+    for some in _parts(x, len(trains) * len(codes) * classes, memory):
+        fits = _fits(x[some], codes, trains, classes, strength)
+        logits = fits.logits(_descend(fits, tolerance)).masked_fill(~fits.present[..., None], -torch.inf)
+        for number, train in enumerate(trains):
+            named[:, some.start : some.stop, ~train] = logits[:, number].argmax(2).transpose(0, 1)[..., ~train]
     return named
 
 
@@ -90,54 +80,19 @@ def fitted(
 ) -> Float[Tensor, "table class d"]:
     """Weights of fits to all rows, in the units of `x`; nan for a class that no row has, opposite for two classes.
 
-    `tolerance` is as in `held_out`.
+    `tolerance` is as in `held_out`; answers need less of it than directions, which are found in float64.
     """
     _check(x, strength)
-    present = one_hot(codes, classes).any(0)
-    if int(present.sum()) < 2:
+    present, own = codes.unique(return_inverse=True)
+    if len(present) < 2:
         raise DataError("a logistic regression needs rows of two classes")
-    every = torch.ones(x.shape[1], dtype=torch.bool)
+    every = torch.ones(1, x.shape[1], dtype=torch.bool)
     found = x.new_full((len(x), classes, x.shape[2]), torch.nan, dtype=torch.float64)
-    for some in _parts(range(len(x)), _bytes(x, classes), memory):
-        standard = [_standard(x[table], every) for table in some]
-        if _large(x):
-            weights = [torch.from_numpy(_fit(z, codes, strength).coef_) for z, _ in standard]
-        else:
-            designs = [_design(z, every) for z, _ in standard]
-            problems = _stacked(designs, codes[None], every.expand(len(some), -1), classes, strength)
-            turned = descend(problems, tolerance)[:, 0, present, :-1]
-            weights = [own @ design.basis(z).T for own, design, (z, _) in zip(turned, designs, standard, strict=True)]
-        for table, own, (_, scale) in zip(some, weights, standard, strict=True):
-            found[table, present] = _opposite(own) / scale
+    for some in _parts(x, len(present), memory):
+        fits = _fits(x[some].double(), own[None], every, len(present), strength)
+        weights = (_descend(fits, tolerance)[..., :-1] * fits.inverse[:, :, None, None])[:, 0, 0]
+        found[some, present] = torch.cat([-weights, weights], 1) if len(present) == 2 else weights
     return found
-
-
-def _opposite(weights: Float[Tensor, "class d"]) -> Float[Tensor, "present d"]:
-    """Of two classes the difference, once for each."""
-    if len(weights) > 2:
-        return weights
-    shared = weights[0] if len(weights) == 1 else weights[1] - weights[0]
-    return torch.stack([-shared, shared])
-
-
-def _large(x: Float[Tensor, "table row d"]) -> bool:
-    return min(x.shape[1:]) > _MOST_AXES
-
-
-def _fit(z: Float[Tensor, "row d"], codes: Int[Tensor, " row"], strength: float) -> LogisticRegression:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # as here, a fit that is not quite there is still a fit
-        return LogisticRegression(C=strength, max_iter=200).fit(z.float().numpy(), codes.numpy())
-
-
-def _named(
-    z: Float[Tensor, "row d"], codes: Int[Tensor, " row"], train: Bool[Tensor, " row"], strength: float
-) -> Int[Tensor, " held"]:
-    """The classes that scikit-learn names for rows it was not fitted to."""
-    own = codes[train]
-    if len(own.unique()) < 2:
-        return own[:1].expand(int((~train).sum()))
-    return torch.from_numpy(_fit(z[train], own, strength).predict(z[~train].float().numpy()))
 
 
 def _check(x: Float[Tensor, "table row d"], strength: float) -> None:
@@ -147,80 +102,194 @@ def _check(x: Float[Tensor, "table row d"], strength: float) -> None:
         raise DataError("a logistic regression needs finite numbers; some of these are nan or infinite")
 
 
-def _bytes(x: Float[Tensor, "table row d"], columns: int) -> int:
-    """Bytes that the fits of one table take while they descend."""
+def _parts(x: Float[Tensor, "table row d"], columns: int, memory: int) -> Iterator[slice]:
+    """Tables whose fits, with so many vectors of weights each, fit the budget together."""
     rows, width = x.shape[1:]
-    axes = min(rows, width)
-    return 8 * (rows * width + 2 * rows * axes + _COPIES * columns * max(rows, axes))
-
-
-def _parts(items: Sequence[Item], bytes_each: int, memory: int) -> Iterator[Sequence[Item]]:
-    size = max(1, memory // bytes_each)
-    for first in range(0, len(items), size):
-        yield items[first : first + size]
-
-
-def _standard(
-    x: Float[Tensor, "row d"], train: Bool[Tensor, " row"]
-) -> tuple[Float[Tensor, "row d"], Float[Tensor, " d"]]:
-    """Rows less the mean of the training ones and over their deviation, and that deviation: 1 where it is rounding."""
-    weight = train.double() / train.sum()
-    z = x.double()
-    mean = weight @ z
-    z = z - mean
-    variance = weight @ z.square()
-    n = int(train.sum())
-    constant = variance <= n * _EPS * variance + (n * mean * _EPS).square()
-    scale = variance.sqrt().masked_fill(constant, 1.0)
-    return z.div_(scale), scale
+    each = 8 * (3 * rows * width + columns * ((2 * _REMEMBERED + 8) * width + 8 * rows))
+    size = max(1, memory // each)
+    for first in range(0, len(x), size):
+        yield slice(first, min(first + size, len(x)))
 
 
 @dataclass(frozen=True, eq=False)
-class _Design:
-    """All rows of a table on the principal axes of its training rows."""
+class _Fits:
+    """Fits to every label vector of every fold of every table.
 
-    rows: Float[Tensor, "row axis"]
-    sizes: Float[Tensor, " axis"]
-    """Sum of squares over the training rows."""
-    train: Bool[Tensor, " row"]
-    mix: Float[Tensor, "part axis"]
-    """The axes, as sums of features or, where these are more, of training rows."""
+    Weights are those of standardised columns, with the offset last. Of two classes only the second has weights, and
+    the first's logit is 0.
+    """
 
-    def basis(self, z: Float[Tensor, "row d"]) -> Float[Tensor, "d axis"]:
-        """The axes in the space of the standardised rows that the design was made from."""
-        return z[self.train].T @ self.mix if _wide(z, self.train) else self.mix
+    x: Float[Tensor, "table row d"]
+    mean: Float[Tensor, "table fold d"]
+    inverse: Float[Tensor, "table fold d"]
+    """One over the deviation; 0 for a column that does not vary."""
+    train: Float[Tensor, "fold row"]
+    labels: Float[Tensor, "fold label class row"]
+    """1 where a training row has the class, else 0."""
+    ridge: Float[Tensor, "fold label"]
+    """What half the squared weights are multiplied by."""
+
+    @property
+    def present(self) -> Bool[Tensor, "fold label class"]:
+        """Which classes the training rows have; the others' logits mean nothing."""
+        return self.labels.any(3)
+
+    @property
+    def n(self) -> Float[Tensor, "fold one"]:
+        """Training rows."""
+        return self.train.sum(1, keepdim=True)
+
+    def free(self, by_class: Float[Tensor, "... class row"]) -> Float[Tensor, "... free row"]:
+        """The classes that have weights."""
+        return by_class[..., 1:, :] if self.labels.shape[2] == 2 else by_class
+
+    def start(self) -> Float[Tensor, "table fold label free weight"]:
+        """No weights, and offsets that name each class as often as the training rows do."""
+        often = (self.labels.sum(3) / self.n[..., None]).clamp(min=torch.finfo(self.x.dtype).tiny).log()
+        often = self.free(often[..., None] - (often[..., :1, None] if often.shape[2] == 2 else 0))[..., 0]
+        found = self.x.new_zeros(len(self.x), *often.shape, self.x.shape[2] + 1)
+        found[..., -1] = often
+        return found
+
+    def logits(
+        self, weights: Float[Tensor, "table fold label free weight"]
+    ) -> Float[Tensor, "table fold label class row"]:
+        """Linear in the weights."""
+        own = weights[..., :-1] * self.inverse[:, :, None, None]
+        found = (own.flatten(1, 3) @ self.x.mT).view(*own.shape[:-1], -1)
+        found = found + (weights[..., -1] - (own * self.mean[:, :, None, None]).sum(-1))[..., None]
+        return pad(found, (0, 0, 1, 0)) if self.labels.shape[2] == 2 else found
+
+    def loss(
+        self,
+        weights: Float[Tensor, "table fold label free weight"],
+        logits: Float[Tensor, "table fold label class row"],
+    ) -> Float[Tensor, "table fold label"]:
+        """The loss with its ridge."""
+        surprise = (logits.logsumexp(3) * self.train[:, None]).sum(3) - (self.labels * logits).flatten(3).sum(3)
+        return surprise + self.ridge / 2 * weights[..., :-1].square().flatten(3).sum(3)
+
+    def gradient(
+        self,
+        weights: Float[Tensor, "table fold label free weight"],
+        probability: Float[Tensor, "table fold label class row"],
+    ) -> Float[Tensor, "table fold label free weight"]:
+        """Of the loss with its ridge."""
+        miss = self.free(probability * self.train[:, None, None] - self.labels)
+        total = miss.sum(-1, keepdim=True)
+        pulled = (miss.flatten(1, 3) @ self.x).view(*miss.shape[:-1], -1) - total * self.mean[:, :, None, None]
+        pulled = pulled * self.inverse[:, :, None, None] + self.ridge[..., None, None] * weights[..., :-1]
+        return torch.cat([pulled, total], -1)
+
+    def curvature(
+        self,
+        probability: Float[Tensor, "table fold label class row"],
+        direction: Float[Tensor, "table fold label free weight"],
+        along: Float[Tensor, "table fold label class row"],
+    ) -> Float[Tensor, "table fold label"]:
+        """Second derivative of the loss along a direction, whose logits are `along`."""
+        moved = probability * along
+        spread = ((moved * along).sum(3) - moved.sum(3).square()) * self.train[:, None]
+        return spread.sum(3) + self.ridge * direction[..., :-1].square().flatten(3).sum(3)
 
 
-def _wide(z: Float[Tensor, "row d"], train: Bool[Tensor, " row"]) -> bool:
-    return int(train.sum()) < z.shape[1]
-
-
-def _design(z: Float[Tensor, "row d"], train: Bool[Tensor, " row"]) -> _Design:
-    own = z[train]
-    if not _wide(z, train):
-        sizes, mix = torch.linalg.eigh(own.T @ own)
-        return _Design(z @ mix, sizes.clamp(min=0), train, mix)
-    products = z @ own.T
-    sizes, vectors = torch.linalg.eigh(products[train])
-    real = sizes > len(own) * _EPS * sizes[-1]
-    mix = vectors * sizes.rsqrt().where(real, 0.0)
-    return _Design(products @ mix, sizes.where(real, 0.0), train, mix)
-
-
-def _stacked(
-    designs: Sequence[_Design],
+def _fits(
+    x: Float[Tensor, "table row d"],
     codes: Int[Tensor, "label row"],
-    trains: Bool[Tensor, "table row"],
+    trains: Bool[Tensor, "fold row"],
     classes: int,
     strength: float,
-) -> Problems:
-    """Tables with the same label vectors; one that has fewer axes than others gets empty ones."""
-    width = max(len(one.sizes) for one in designs)
-    rows = torch.stack([pad(pad(one.rows, (0, width - len(one.sizes))), (0, 1), value=1.0) for one in designs])
-    sizes = torch.stack([pad(one.sizes, (0, width - len(one.sizes))) for one in designs])
+) -> _Fits:
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    x = x.double()
+    x = x - x.mean(1, keepdim=True)  # far from 0, differences would be lost
     train = trains.double()
+    eps = torch.finfo(x.dtype).eps
+    n = train.sum(1)[:, None]
+    mean = train @ x / n
+    spread = [(x - mean[:, fold, None]).square_().mT @ train[fold] for fold in range(len(train))]
+    variance = torch.stack(spread, 1) / n
+    constant = variance <= n * eps * variance + (n * x.abs().amax(1)[:, None] * eps).square()
     labels = one_hot(codes, classes).mT.double() * train[:, None, None]
-    # The one vector of two classes is twice the length of two opposite ones, which so bear half its penalty.
-    ridge = (1 + (labels.any(3).sum(2) == 2).double()) / strength
-    ridge = pad(ridge[..., None].expand(-1, -1, width), (0, 1))
-    return Problems(rows, torch.cat([sizes, train.sum(1, keepdim=True)], 1), labels, train, ridge)
+    # Two vectors that are opposite bear the penalty of one that is twice as long twice over.
+    opposite = (labels.any(3).sum(2) == 2) & (classes > 2)
+    inverse, ridge = variance.rsqrt().masked_fill(constant, 0.0), (1 + opposite.double()) / strength
+    return _Fits(*(part.to(kind) for part in (x, mean, inverse, train, labels, ridge)))
+
+
+def _descend(fits: _Fits, tolerance: float) -> Float[Tensor, "table fold label free weight"]:
+    """Weights at the least loss."""
+    weights = fits.start()
+    logits = fits.logits(weights)
+    probability, loss = logits.softmax(3), fits.loss(weights, logits)
+    gradient = fits.gradient(weights, probability)
+    steps: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=_REMEMBERED)
+    moving = torch.ones_like(loss, dtype=torch.bool)
+    for _ in range(_MOST_STEPS):
+        direction = -_newton(gradient, steps)
+        slope = _dot(direction, gradient)
+        along = fits.logits(direction)
+        curvature = fits.curvature(probability, direction, along)
+        # A full step along a parabola lowers it by half of this.
+        moving = moving & (slope.square() > 2 * tolerance * fits.n * curvature)
+        if not bool(moving.any()):
+            break
+        length = (-slope / curvature).where(moving, 0.0)
+        length, weights, logits, loss = _searched(fits, weights, logits, loss, direction, along, length, slope)
+        probability, before = logits.softmax(3), gradient
+        gradient = fits.gradient(weights, probability)
+        step, bend = length[..., None, None] * direction, gradient - before
+        bent = _dot(step, bend)
+        steps.append((step, bend, (1 / bent).where(bent > 0, 0.0)))
+    return weights
+
+
+def _searched(
+    fits: _Fits,
+    weights: Float[Tensor, "table fold label free weight"],
+    logits: Float[Tensor, "table fold label class row"],
+    loss: Float[Tensor, "table fold label"],
+    direction: Float[Tensor, "table fold label free weight"],
+    along: Float[Tensor, "table fold label class row"],
+    length: Float[Tensor, "table fold label"],
+    slope: Float[Tensor, "table fold label"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Length, weights, logits and loss of steps that lower the loss enough (Armijo): by halves from `length` down."""
+
+    def moved() -> tuple[Tensor, Tensor]:
+        return weights + length[..., None, None] * direction, logits + length[..., None, None] * along
+
+    new = moved()
+    lower = fits.loss(*new)
+    for _ in range(_HALVINGS):
+        high = lower > loss * (1 + _ROUNDING * torch.finfo(loss.dtype).eps) + _DECREASE * length * slope
+        if not bool(high.any()):
+            break
+        length = torch.where(high, length / 2, length)
+        new = moved()
+        lower = fits.loss(*new)
+    return length, *new, lower
+
+
+def _newton(
+    gradient: Float[Tensor, "table fold label free weight"], steps: deque[tuple[Tensor, Tensor, Tensor]]
+) -> Float[Tensor, "table fold label free weight"]:
+    """The gradient over the curvature that the last steps have shown (the two loops of Nocedal's recursion)."""
+    found, taken = gradient, []
+    for step, bend, over in reversed(steps):
+        share = over * _dot(step, found)
+        found = found - share[..., None, None] * bend
+        taken.append(share)
+    if steps:
+        _, bend, over = steps[-1]
+        size = (1 / (over * _dot(bend, bend))).where(over > 0, 1.0)
+        found = size[..., None, None] * found
+    for (step, bend, over), share in zip(steps, reversed(taken), strict=True):
+        found = found + (share - over * _dot(bend, found))[..., None, None] * step
+    return found
+
+
+def _dot(
+    a: Float[Tensor, "table fold label free width"], b: Float[Tensor, "table fold label free width"]
+) -> Float[Tensor, "table fold label"]:
+    return torch.einsum("tflk,tflk->tfl", a.flatten(3), b.flatten(3))

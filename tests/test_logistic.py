@@ -196,17 +196,42 @@ def test_the_order_and_units_of_columns_do_not_count():
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_tables_with_many_axes_are_fitted_one_by_one(classes, monkeypatch):
-    """The same answers, to the wider tolerance of scikit-learn's defaults."""
-    x, codes = planted(60, 30, classes)
-    both, fold = torch.stack([codes, torch.where(split(60, 3) == 0, 1, 0)]), split(60, 3)
-    named = held_out(x[None], both, fold, strength=0.1)
-    weights = fitted(x[None], codes, classes, strength=0.1)
-    monkeypatch.setattr(logistic, "_MOST_AXES", 20)
-    monkeypatch.setattr(logistic, "descend", None)
-    assert float((held_out(x[None], both, fold, strength=0.1) == named).double().mean()) > 0.97
-    other = fitted(x[None], codes, classes, strength=0.1)
-    assert float((other - weights).norm() / weights.norm()) < 0.02
+def test_loss_gradient_and_curvature_are_those_of_autograd(classes):
+    """The loss written out with torch's own cross entropy, on columns standardised by scikit-learn."""
+    x, codes = planted(30, 5, classes)
+    trains = torch.stack([split(30, 3) != fold for fold in range(2)])
+    fits = logistic._fits(x[None], codes[None], trains, classes, 0.5)
+    free = 1 if classes == 2 else classes
+    weights, direction = (noise(2 * free, 6, seed).view(1, 2, 1, free, 6) for seed in (3, 4))
+
+    def by_hand(own, fold):
+        train = trains[fold]
+        z = torch.from_numpy(StandardScaler().fit(x[train].numpy()).transform(x.numpy()))
+        logits = z @ own[:, :-1].T + own[:, -1]
+        logits = torch.cat([torch.zeros(30, 1), logits], 1) if classes == 2 else logits
+        loss = torch.nn.functional.cross_entropy(logits[train], codes[train], reduction="sum")
+        return loss + own[:, :-1].square().sum(), logits.T
+
+    logits = fits.logits(weights)
+    loss, probability = fits.loss(weights, logits), logits.softmax(3)
+    gradient = fits.gradient(weights, probability)
+    curvature = fits.curvature(probability, direction, fits.logits(direction))
+    for fold in range(2):
+        own = weights[0, fold, 0].clone().requires_grad_()
+        wanted, outputs = by_hand(own, fold)
+        torch.testing.assert_close(loss[0, fold, 0], wanted.detach())
+        torch.testing.assert_close(logits[0, fold, 0], outputs.detach())
+        torch.testing.assert_close(gradient[0, fold, 0], torch.autograd.grad(wanted, own)[0])
+        bend = torch.autograd.functional.hessian(lambda flat, fold=fold: by_hand(flat, fold)[0], own.detach())
+        along = direction[0, fold, 0].flatten()
+        torch.testing.assert_close(curvature[0, fold, 0], along @ bend.view(len(along), -1) @ along)
+
+
+def test_single_precision_names_the_same_classes_save_near_ties():
+    x, codes = planted(200, 60, 4)
+    fold = split(200, 4)
+    found = held_out(x[None].float(), codes[None], fold, strength=0.1)[0, 0]
+    assert_names_as_peer(x, codes, fold, 0.1, found.numpy())
 
 
 def test_what_cannot_be_fitted_is_refused():
