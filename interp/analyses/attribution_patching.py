@@ -112,6 +112,8 @@ def attribution_patching(
     grid = places(model, pairs.clean, site, layers=layers, positions=positions, units=units, at=at)
     check_edits(model, grid.sites)
     lines = lines_between(model, base, source, readout, memory=memory)
+    if integrate not in (None, "inputs", "activations"):
+        raise ConfigError(f"integrate is None, 'inputs' or 'activations', not {integrate!r}")
     count = 1 if integrate is None else steps
     found = torch.full((3, len(pairs), len(grid.sites), len(grid.columns)), torch.nan)
     scores = torch.full((len(pairs), 2), torch.nan)

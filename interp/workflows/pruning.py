@@ -72,7 +72,7 @@ def prune_edges(
     """Replace edges as long as each costs less than `threshold`.
 
     The cost of a set is the mean over pairs of how far the metric is from the whole model's, as a share of the mean
-    distance of the model with all edges replaced; the threshold bounds what one edge may add to it. Edges out of a part
+    distance of the model with all edges replaced; the threshold bounds what one edge may add to it. Edges into a part
     that nothing reads any more go without being asked.
     """
     if not threshold > 0:
@@ -89,14 +89,13 @@ def prune_edges(
     def costs(sets: Bool[Tensor, "circuit edge"]) -> Float[Tensor, " circuit"]:
         return (runs.scores(sets)[..., 0] - whole[:, None]).abs().nanmean(0) / scale
 
-    writers = {name: number for number, name in enumerate(graph.sources)}
     with Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("pruning edges", total=len(graph.targets))
         for number in reversed(range(len(graph.targets))):
             bar.advance(task)
             own = (target == number).nonzero().flatten()
-            part = writers.get(graph.targets[number].split(".")[0])
-            if part is not None and bool(replaced[source == part].all()):
+            parts = graph.fed_by(number)
+            if parts and bool(replaced[torch.isin(source, torch.tensor(parts))].all()):
                 replaced[own] = True  # nothing reads what it writes
                 continue
             alone = replaced.repeat(len(own), 1)

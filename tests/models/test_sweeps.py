@@ -24,6 +24,7 @@ from interp.models.edits import Add, Constant, Copy, Edit, ProjectOut, Zero
 from interp.models.load import load_model
 from interp.models.run import capture, edit
 from interp.models.sweeps import Edits, Readout, generic, packed, places, runs, sweep
+from interp.models.sweeps.grid import changed
 from interp.prompts import PromptPairs, Prompts
 from interp.sites import Site
 
@@ -195,6 +196,15 @@ def test_the_generic_path_runs_no_cell_that_writes_what_stood_there(monkeypatch)
     found = sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]), path="generic")
     assert rows == [2, 4]  # pairs differ from column 2 on
     torch.testing.assert_close(found.values[:, [0, 1, 3]], found.base[:, None].expand(-1, 3, -1), equal_nan=True)
+
+
+def test_a_small_change_beside_a_huge_dimension_is_a_change():
+    base = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
+    base[:, 0] = 3e3
+    moved = base.clone()
+    moved[1, 5] += 2e-3
+    moved[2] *= 1 + 1e-6
+    assert changed(moved, base).tolist() == [False, True, False, False]
 
 
 def test_known_logits_spare_the_check_a_forward_pass(monkeypatch):

@@ -8,6 +8,9 @@ from interp.analyses.edge_attribution import edge_attribution
 from interp.analyses.patching import patching
 from interp.errors import ConfigError
 from interp.models.load import load_model
+from interp.models.sweeps import Readout
+from interp.models.sweeps.circuits import Replacements
+from interp.models.sweeps.edges import Graph
 from interp.prompts import PromptPairs, Prompts
 from interp.workflows.pruning import prune_edges
 from interp.workflows.verified import verified
@@ -68,3 +71,35 @@ def test_pruning_costs_no_more_than_it_says():
     assert float((found.left - found.whole).abs().mean() / scale) <= 0.02 * gone
     with pytest.raises(ConfigError, match="threshold"):
         prune_edges(model, pairs, threshold=0.0)
+
+
+def test_a_shared_key_stays_while_a_head_of_its_group_is_read():
+    """Heads 2 and 3 share the key that is number 1; head 1, whose number it is too, writes nothing."""
+    own = plain("llama")
+    graph = Graph(3, 4, 2)
+    assert [graph.fed_by(graph.targets.index(name)) for name in ("L0H2.q", "L0H1.k", "L0H1.v", "mlp0", "logits")] == [
+        [3], [3, 4], [3, 4], [5], [],
+    ]  # fmt: skip
+    assert [graph.sources[n] for n in graph.fed_by(graph.targets.index("L1H0.k"))] == ["L1H0", "L1H1"]
+    width = own.config.hidden_size // own.config.num_attention_heads
+    with torch.no_grad():
+        for layer in own.model.layers:
+            layer.self_attn.o_proj.weight[:, width : 2 * width] = 0
+    model, pairs = load_model(own, device="cpu"), both_sides(reads=False).take([0, 2, 3, 4])
+    found = prune_edges(model, pairs, threshold=0.01)
+    kept_heads = {name for name, kept in zip(found.sources, found.kept.tolist(), strict=True) if kept}
+    queries = torch.tensor([name.endswith("H1.q") for name in found.targets])
+    shared = torch.tensor([name.endswith(("H1.k", "H1.v")) for name in found.targets])  # of heads 2 and 3
+    assert not bool(found.kept[queries].any())
+    assert kept_heads & {f"L{layer}H{head}" for layer in range(3) for head in (2, 3)}
+    assert bool((~found.cost.isnan())[shared].any())
+    apart = (found.left - found.whole).abs().mean() / (found.whole - found.empty).abs().mean()
+    assert float(apart) < 0.01 * int((~found.kept).sum())
+    torch.testing.assert_close(float(apart), found_cost(model, pairs, found), atol=1e-4, rtol=1e-4)
+
+
+def found_cost(model, pairs, pruning):
+    """What the pruned edges cost together, from the sets themselves."""
+    runs = Replacements.of(model, pairs.clean, pairs.corrupted, Readout.of(pairs, ["logit_diff"]))
+    left, whole, empty = runs.scores(torch.stack([~pruning.kept, pruning.kept & False, pruning.kept | True]))[..., 0].T
+    return float((left - whole).abs().mean() / (whole - empty).abs().mean())

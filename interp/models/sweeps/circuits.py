@@ -198,10 +198,15 @@ class Replacements:
             runs = Runs.of(model, base, memory=memory)
         except UnknownForm as error:
             raise ModelError(f"the edges of {info(model).name} cannot be told apart: {error}") from None
-        other = Runs.of(model, source, memory=memory, check=False) if kind == "counterfactual" else None
-        if kind in ("mean", "resample") and bool(_lonely(base).all()):
-            raise PromptError(f"no two prompts have the same layout, so there is no {kind} to write; use zero")
-        return cls(model, runs, readout, kind, other, base.partners(seed) if kind == "resample" else None, memory)
+        other = None
+        if kind == "counterfactual":
+            check_context(model, source)
+            other = Runs.of(model, source, memory=memory, check=False)
+        partner = base.partners(seed) if kind == "resample" else None
+        found = cls(model, runs, readout, kind, other, partner, memory)
+        if bool(found.missing.all()):
+            raise PromptError(f"no prompt has another one of its layout to take a {kind} from; use zero")
+        return found
 
     @property
     def graph(self) -> Graph:
@@ -237,7 +242,7 @@ class Replacements:
                 one = EdgeRuns.of(self.runs, self.readout, some, other)
                 inside = torch.arange(other.shape[2], device=other.device) < self.runs.ends[some][:, None]
                 total += (one.apart.norm(dim=-1) * inside[:, None]).sum((0, 2)).double().cpu()
-        return (total / float(self.runs.ends.sum())).clone()
+        return (total / float(self.runs.ends[~self.missing.to(self.runs.ends.device)].sum())).clone()
 
     def _tiles(self) -> Iterator[tuple[Int[Tensor, " prompt"], Float[Tensor, "prompt source pos d_model"]]]:
         entry, ends = self.runs.entry, self.runs.ends
@@ -246,7 +251,8 @@ class Replacements:
         if self.kind == "mean":
             yield from self._means(most)
             return
-        for some in ends.argsort(stable=True).split(most):
+        order = ends.argsort(stable=True)
+        for some in order[~self.missing.to(order.device)[order]].split(most):
             if self.kind == "zero":
                 columns = int(ends[some].max())
                 yield some, entry.new_zeros(()).expand(len(some), parts, columns, entry.shape[2])
@@ -257,11 +263,13 @@ class Replacements:
         """For each prompt the mean over the others of its layout: a sum over them all, then less its own."""
         layout = self.runs.prompts.layout.to(self.runs.ends.device)
         for number in range(int(layout.max()) + 1):
-            tiles = (layout == number).nonzero().flatten().split(most)
+            members = (layout == number).nonzero().flatten()
+            if len(members) < 2:
+                continue
+            tiles = members.split(most)
             total = torch.stack([self._written(some).sum(0) for some in tiles]).sum(0)
-            count = max(1, sum(map(len, tiles)) - 1)
             for some in tiles:
-                yield some, (total - self._written(some)) / count
+                yield some, (total - self._written(some)) / (len(members) - 1)
 
     def _written(self, rows: Int[Tensor, " prompt"]) -> Float[Tensor, "prompt source pos d_model"]:
         side = self.source or self.runs

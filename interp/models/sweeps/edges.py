@@ -41,7 +41,10 @@ class Graph:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Parts that read, from the bottom up: L0H0.q, ..., L0H0.k, ..., mlp0, ..., logits."""
+        """Parts that read, from the bottom up: L0H0.q, ..., L0H0.k, ..., mlp0, ..., logits.
+
+        Keys and values count key-value heads, which a group of heads may share.
+        """
         counts = {"q": self.n_heads, "k": self.n_kv, "v": self.n_kv}
         found: list[str] = []
         for at in range(self.n_layers):
@@ -59,6 +62,20 @@ class Graph:
         layer, within = divmod(target, self.readers)
         own = self.n_heads if layer < self.n_layers and within == self.readers - 1 else 0
         return 1 + layer * (self.n_heads + 1) + own
+
+    def fed_by(self, target: int) -> list[int]:
+        """The sources whose writing goes through a target: a key or a value serves every head of its group."""
+        layer, within = divmod(target, self.readers)
+        if layer == self.n_layers:
+            return []
+        below = self.seen(layer * self.readers)
+        if within == self.readers - 1:
+            return [below + self.n_heads]
+        if within < self.n_heads:
+            return [below + within]
+        group = self.n_heads // self.n_kv
+        first = below + (within - self.n_heads) % self.n_kv * group
+        return list(range(first, first + group))
 
     @property
     def edges(self) -> Int[Tensor, "edge 2"]:

@@ -53,7 +53,7 @@ def generic_sweep(
                 same = [i for i in members if _unchanged(edits.cells[i], prompts, layer, n_layers, entry)]
                 values[:, same] = unedited[:, None]
                 bar.advance(task, len(same) * n)
-                members = [i for i in members if i not in set(same)]
+                members = sorted(set(members) - set(same))
             # Many cells of prompts of like length in one batch; where not even one fits, one cell of some prompts.
             for some in needed.argsort(stable=True).split(max(1, min(n, rows // min(len(members), rows)))):
                 per_batch = max(1, rows // len(some))
