@@ -18,12 +18,13 @@ from interp.analyses.attribution_patching import AttributionPatching
 from interp.analyses.edge_attribution import EdgeAttribution
 from interp.errors import ConfigError
 from interp.estimates import rank_correlation_value
+from interp.metrics import Metric
 from interp.models.edits import Copy
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY, capture
 from interp.models.sweeps import Edits, Readout, places, sweep
 from interp.models.sweeps.circuits import Replacements
-from interp.prompts import PromptPairs
+from interp.prompts import Position, PromptPairs, Prompts
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +72,7 @@ def verified(
     pairs: PromptPairs,
     attribution: AttributionPatching | EdgeAttribution,
     *,
+    metric: Metric | str | None = None,
     top: int = 20,
     random: int = 20,
     seed: int = 0,
@@ -79,7 +81,8 @@ def verified(
 ) -> Verified:
     """Patch the `top` places by mean estimate, the saturated ones (of cells) and `random` others, exactly.
 
-    `pairs` are those that the attribution was made of, or others of the same positions.
+    `pairs` and `metric` (by default the one of that name) are those that the attribution was made with; where the
+    metric without any patch says otherwise, ConfigError.
     """
     if top < 0 or random < 0 or top + random == 0:
         raise ConfigError("verifying needs at least one place: top and random are counts")
@@ -94,16 +97,20 @@ def verified(
     picked = torch.cat([first, flagged, drawn])
     why = ("largest",) * len(first) + ("saturated",) * len(flagged) + ("random",) * len(drawn)
     source, base = pairs.source_and_base(attribution.direction)
-    readout = Readout.of(pairs, [attribution.metric])
+    readout = Readout.of(pairs, [attribution.metric if metric is None else metric])
     if isinstance(attribution, EdgeAttribution):
         runs = Replacements.of(model, base, source, readout, memory=memory)
         asked = torch.zeros(len(picked) + 1, len(size), dtype=torch.bool)
         asked[torch.arange(len(picked)), picked] = True
         found = runs.scores(asked, progress=progress)[..., 0]
-        moved = found[:, :-1] - found[:, -1:]
+        before = found[:, -1]
+        moved = found[:, :-1] - before[:, None]
         names = tuple(f"{attribution.sources[i]} to {attribution.targets[i]}" for i in picked.tolist())
     else:
-        moved, names = _patched(model, pairs, attribution, picked, readout, memory, progress)
+        moved, before, names = _patched(model, pairs, attribution, picked, readout, memory, progress)
+    told = attribution.corrupted if attribution.direction == "denoising" else attribution.clean
+    if before.shape != told.shape or not torch.allclose(before, told.to(before), atol=1e-2, rtol=1e-2, equal_nan=True):
+        raise ConfigError("without any patch the metric is not the attribution's: give its own pairs and metric")
     sign = 1.0 if attribution.direction == "denoising" else -1.0
     return Verified(
         metric=attribution.metric,
@@ -118,6 +125,11 @@ def verified(
     )
 
 
+def _position(name: str, prompts: Prompts) -> Position:
+    """A role, or else an index."""
+    return int(name) if name not in prompts.roles and name.lstrip("-").isdigit() else name
+
+
 def _patched(
     model: HookedTransformer,
     pairs: PromptPairs,
@@ -126,11 +138,11 @@ def _patched(
     readout: Readout,
     memory: int,
     progress: bool,
-) -> tuple[Float[Tensor, "pair place"], tuple[str, ...]]:
-    """How far the patch of some cells moves the metric, and their names."""
+) -> tuple[Float[Tensor, "pair place"], Float[Tensor, " pair"], tuple[str, ...]]:
+    """How far the patch of some cells moves the metric, the metric without it, and their names."""
     source, base = pairs.source_and_base(attribution.direction)
-    columns = [int(name) if name.lstrip("-").isdigit() else name for name in attribution.columns]
-    at = int(attribution.at) if attribution.at.lstrip("-").isdigit() else attribution.at or None
+    columns = [_position(name, base) for name in attribution.columns]
+    at = _position(attribution.at, base) if attribution.at else None
     by_position = attribution.axis == "position"
     grid = places(
         model, base, attribution.site, layers=attribution.layers, positions=columns if by_position else None,
@@ -143,4 +155,4 @@ def _patched(
     moved = (found.values - found.base[:, None])[..., 0]
     absent = grid.absent(base)[:, [column for _, column in where]]
     names = tuple(f"{grid.sites[layer]} {grid.columns[column]}" for layer, column in where)
-    return moved.masked_fill(absent, torch.nan), names
+    return moved.masked_fill(absent, torch.nan), found.base[:, 0], names

@@ -1,5 +1,7 @@
 """Verified places equal the patches themselves; pruning keeps a planted circuit and what it says that it cost."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from interp.analyses.attribution_patching import attribution_patching
 from interp.analyses.edge_attribution import edge_attribution
 from interp.analyses.patching import patching
 from interp.errors import ConfigError
+from interp.metrics import METRICS
 from interp.models.load import load_model
 from interp.models.sweeps import Readout
 from interp.models.sweeps.circuits import Replacements
@@ -35,6 +38,26 @@ def test_verified_cells_are_those_of_patching(site, direction):
     assert found.why.count("largest") == 6
     assert found.why.count("random") == 5
     assert set(found.agreement()) == {"rank correlation", "same sign", "relative error"}
+
+
+def test_what_is_verified_is_what_was_estimated():
+    model, pairs = made("llama"), both_sides()
+    first = replace(METRICS["logit_diff"], read=0)
+    named = PromptPairs(
+        replace(pairs.clean, roles={"3": torch.ones(5, dtype=torch.long)}),
+        replace(pairs.corrupted, roles={"3": torch.ones(5, dtype=torch.long)}),
+    )
+    estimated = attribution_patching(model, named, site="resid_mid", metric=first, positions=["3"])
+    found = verified(model, named, estimated, metric=first, top=3, random=0)
+    whole = patching(model, named, site="resid_mid", metric=first, positions=["3"], control=False)
+    wanted = {f"resid_mid.{layer} 3": whole.moved[:, i, 0] for i, layer in enumerate(whole.layers)}
+    torch.testing.assert_close(
+        found.exact, torch.stack([wanted[name] for name in found.names], 1), atol=2e-5, rtol=1e-5, equal_nan=True
+    )
+    with pytest.raises(ConfigError, match="own pairs and metric"):
+        verified(model, named, estimated, top=3, random=0)
+    with pytest.raises(ConfigError, match="own pairs and metric"):
+        verified(model, named.take([0, 1, 2]), estimated, metric=first, top=3, random=0)
 
 
 def test_verified_edges_are_single_replaced_edges_and_agree_where_the_model_is_linear():
