@@ -18,6 +18,7 @@ from interp.figures.theme import DASHES, GREY, MARKERS, PALETTE, figure
 from interp.files import write_text
 
 Record = Mapping[str, Any]
+RESULTS = Path(__file__).parent / "results"
 
 
 def table(found: Record) -> str:

@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workers import ONE_THREAD, QUIET, ROOT, Workers
+from benchmarks.workers import ONE_THREAD, QUIET, Workers
 
 os.environ.update({**ONE_THREAD, **QUIET})  # before torch is loaded
 
@@ -29,7 +29,6 @@ from benchmarks.rate import names
 from interp.files import make_folder, write_json
 from interp.results import provenance
 
-RESULTS = ROOT / "benchmarks" / "results"
 GROWING = ("interp", "TransformerLens")
 PARTS = ("jobs", "growth", "memory")
 ON_PROCESSOR = ("probing",)
@@ -107,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--longest", type=float, help="seconds above which a loop is timed on some cells (20, quick: 2)"
     )
     parser.add_argument("--patience", type=float, default=1800, help="seconds after which a tool is given up")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=report.RESULTS)
     given = parser.parse_args(arguments)
     usual = Settings(runs=3, longest=2.0, shortest=0.15) if given.quick else Settings()
     settings = replace(usual, runs=given.runs or usual.runs, longest=given.longest or usual.longest)

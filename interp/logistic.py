@@ -25,7 +25,7 @@ from torch.nn.functional import one_hot, pad
 from interp.errors import ConfigError, DataError
 
 MEMORY = 1 << 26
-"""Default budget for working tensors, in bytes; a larger one leaves the processor's caches and is no faster."""
+"""Default budget for working tensors, in bytes: about what the processor's caches hold."""
 
 _REMEMBERED = 8
 """Steps from which the curvature is guessed."""

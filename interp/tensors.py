@@ -61,24 +61,28 @@ class Activations:
             raise ConfigError(f"{name} has no position axis to pick from; its axes are {Site(name, layer).axes}")
         return gather_positions(tensor, self.prompts, positions)
 
-    def residual(self) -> Float[Tensor, "prompt depth pos d_model"]:
-        """The residual stream at every depth: before layer 0, ..., after the last layer."""
+    def depths(self) -> list[Site]:
+        """Where the residual stream stands at every depth: before layer 0, ..., after the last layer."""
         if self.layers("resid_pre") != list(range(self.n_layers)):
             raise ConfigError("this needs resid_pre at every layer; name it in `capture`")
-        return torch.cat([self.stack("resid_pre"), self["resid_post", self.n_layers - 1][:, None]], dim=1)
+        return [*(Site("resid_pre", layer) for layer in range(self.n_layers)), Site("resid_post", self.n_layers - 1)]
+
+    def residual(self) -> Float[Tensor, "prompt depth pos d_model"]:
+        """The residual stream at every depth."""
+        return torch.stack([self[site] for site in self.depths()], dim=1)
 
     def stream(self) -> list[tuple[str, Site, Float[Tensor, "prompt pos d_model"]]]:
         """The stream depth by depth, as in `residual` and after each attention whose `resid_mid` was captured.
 
         Each with its name (embed, layer 0 attention, layer 0, ...) and the site at which an edit changes it.
         """
-        residual = self.residual()
-        found = [("embed", Site("resid_pre", 0), residual[:, 0])]
+        depths = self.depths()
+        found = [("embed", depths[0], self[depths[0]])]
         for layer in range(self.n_layers):
             middle = Site("resid_mid", layer)
             if middle in self.tensors:
                 found.append((f"layer {layer} attention", middle, self.tensors[middle]))
-            found.append((f"layer {layer}", Site("resid_post", layer), residual[:, layer + 1]))
+            found.append((f"layer {layer}", Site("resid_post", layer), self[depths[layer + 1]]))
         return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from benchmarks.figures import paper
-from benchmarks.run import RESULTS
+from benchmarks.report import RESULTS
 from interp.errors import DataError
 from interp.figures.theme import CONTROL, DASHES, MARKERS, PALETTE
 from interp.files import read_text

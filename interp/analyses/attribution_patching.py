@@ -105,6 +105,8 @@ def attribution_patching(
     """
     if steps < 1:
         raise ConfigError(f"steps must be at least 1, not {steps}")
+    if integrate not in (None, "inputs", "activations"):
+        raise ConfigError(f"integrate is None, 'inputs' or 'activations', not {integrate!r}")
     source, base = pairs.source_and_base(direction)
     readout = Readout.of(pairs, [metric])
     check_context(model, base)
@@ -112,8 +114,6 @@ def attribution_patching(
     grid = places(model, pairs.clean, site, layers=layers, positions=positions, units=units, at=at)
     check_edits(model, grid.sites)
     lines = lines_between(model, base, source, readout, memory=memory)
-    if integrate not in (None, "inputs", "activations"):
-        raise ConfigError(f"integrate is None, 'inputs' or 'activations', not {integrate!r}")
     count = 1 if integrate is None else steps
     found = torch.full((3, len(pairs), len(grid.sites), len(grid.columns)), torch.nan)
     scores = torch.full((len(pairs), 2), torch.nan)

@@ -120,7 +120,7 @@ def head_scores(
     elif model is None:
         raise ConfigError("prompts are scored on a model: give model=, or the activations that `capture` returns")
     else:
-        prompts, parts = activations, harvest(model, activations, ["pattern"], memory=memory)
+        prompts, parts = activations, harvest(model, activations, ["pattern"], memory=memory // 2)
     layers: tuple[int, ...] = (0,)
     values, uniform = [], []
     tracked: list[list[Float[Tensor, "prompt layer head key"]]] = [[] for _ in track or ()]
@@ -136,7 +136,8 @@ def head_scores(
             queries = part.prompts.columns(position).clamp(min=0)
             every = torch.arange(len(queries))
             rows.append(pad(torch.stack([pattern[every, :, queries] for pattern in patterns], 1), (0, missing)))
-    found, chance = ([torch.cat(parts)] if jobs else [] for parts in (values, uniform))
+        del part, patterns  # before the next are made
+    found, chance = ([torch.cat(one)] if jobs else [] for one in (values, uniform))
     if track is not None:
         found.append(_tracking([torch.cat(rows) for rows in tracked], prompts, track)[..., None])
         chance.append(torch.zeros(len(prompts), 1))

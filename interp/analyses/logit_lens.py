@@ -98,7 +98,10 @@ def logit_lens(
     """
     if isinstance(activations, Prompts):
         prompts, sites = activations, ["resid_pre", Site("resid_post", int(model.cfg.n_layers) - 1)]
-        chosen = [_chosen(part, at) for part in harvest(model, prompts, sites, memory=memory)]
+        chosen = []
+        for part in harvest(model, prompts, sites, memory=memory):
+            chosen.append(_chosen(part, at))
+            del part  # before the next is made
     else:
         prompts, chosen = activations.prompts, [_chosen(activations, at)]
     stream, answers = torch.cat([part[0] for part in chosen]), torch.cat([part[1] for part in chosen])
@@ -180,10 +183,7 @@ def _chosen(
     names = prompts.read_names if at is None else tuple(map(str, at))
     roles = {str(i): column for i, column in enumerate(columns.T)}
     placed = replace(prompts, roles=roles)
-    stream = activations.residual()
-    picked = torch.stack(
-        [gather_positions(stream[:, depth], placed, list(roles)) for depth in range(stream.shape[1])], 1
-    )
+    picked = torch.stack([gather_positions(activations[one], placed, list(roles)) for one in activations.depths()], 1)
     return picked, answers, names
 
 
