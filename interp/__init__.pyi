@@ -39,7 +39,6 @@ from .analyses.edge_circuits import CircuitCurve as CircuitCurve
 from .analyses.edge_circuits import EdgeCircuit as EdgeCircuit
 from .analyses.edge_circuits import circuit_curve as circuit_curve
 from .analyses.edge_circuits import edge_circuit as edge_circuit
-from .analyses.edge_circuits import edges_from as edges_from
 from .analyses.faithfulness import Faithfulness as Faithfulness
 from .analyses.faithfulness import faithfulness as faithfulness
 from .analyses.faithfulness import marked as marked

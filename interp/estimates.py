@@ -151,28 +151,49 @@ def of_ratios(
     function: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     groups: Values | None = None,
     *,
+    sets: bool = False,
     seed: int = 0,
 ) -> Estimate:
-    """One number made of several ratios of means with one denominator, with a grouped bootstrap interval.
+    """What a function makes of several ratios of means with one denominator, with a grouped bootstrap interval.
 
-    `function` gets ratios [draw, cell] and gives a number a draw. Prompts with a nan in any part are left out; the
-    interval is of percentiles, widened as in `mean`, and nan below `FEWEST_GROUPS` groups. p is nan.
+    `function` gets ratios [draw, ...], the axes of `numerator` behind the draws, and keeps the draws. Prompts with a
+    nan in any part are left out; intervals as in `ratio`, and nan in the same cases. p is nan.
+
+    With `sets` the axis after the prompts holds sets drawn at random (circuits, say); `function` keeps it, the mean
+    over it is estimated, and it is resampled as the prompts are, so that the interval also holds how far sets differ:
+    of percentiles (pigeonhole bootstrap, Owen, Ann. Appl. Stat. 1 (2007) 386, which errs on the wide side), and nan
+    for fewer than two sets.
     """
-    top, bottom = _table(numerator).reshape(len(_table(numerator)), -1), _table(denominator)
+    top, bottom = _table(numerator), _table(denominator)
+    shape = top.shape[1:]
+    top = top.reshape(len(top), -1)
     kept = ~(np.isnan(top).any(1) | np.isnan(bottom))
     index = np.unique(_groups(groups, len(top))[kept], return_inverse=True)[1]
     n = int(index.max()) + 1 if len(index) else 0
-    if n == 0:
-        return Estimate.single(np.nan, np.nan, np.nan)
-    tops, bottoms = _sums(top[kept], index), _sums(bottom[kept], index)
-    value = float(function(_divide(tops.sum(0), bottoms.sum())[None])[0])
-    if n < FEWEST_GROUPS or not np.isfinite(value):
-        return Estimate.single(value, np.nan, np.nan, n=n)
-    weights = _resample(n, seed)
-    drawn = function(_divide(weights @ tops, weights @ bottoms))
-    reach = np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)
-    low, high = np.nanquantile(drawn, stats.norm.cdf([-reach, reach]))
-    return Estimate.single(value, float(low), float(high), n=n)
+    tops, bottoms = _sums(top[kept], index), _sums(bottom[kept][:, None], index)
+
+    def made(upper: NDArray[np.float64], lower: NDArray[np.float64]) -> NDArray[np.float64]:
+        return function(_divide(upper, lower).reshape(-1, *shape))
+
+    each = made(tops.sum(0)[None], bottoms.sum(0)[None])
+    value = (each.mean(1) if sets else each)[0]
+    low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
+    if n >= FEWEST_GROUPS and np.isfinite(value).all():
+        weights = _resample(n, seed)
+        lower = weights @ bottoms
+        draws = made(weights @ tops, lower)
+        flat = draws.reshape(len(draws), -1)
+        if not sets:
+            left_out = made(tops.sum(0) - tops, bottoms.sum(0) - bottoms).reshape(n, -1)
+            low, high = (end.reshape(value.shape) for end in _accelerated(flat, value.reshape(-1), left_out))
+        elif shape[0] > 1:
+            chosen = _resample(shape[0], seed + 1) / shape[0]
+            flat = np.einsum("ds...,ds->d...", draws, chosen).reshape(len(draws), -1)
+            low, high = (end.reshape(value.shape) for end in _percentiles(flat, min(n, shape[0])))
+        if _unsteady(lower, bottoms)[0]:
+            low, high = np.full_like(value, np.nan), np.full_like(value, np.nan)
+    ends = (np.asarray(end) for end in (value, low, high, np.full_like(value, np.nan)))
+    return Estimate(*ends, n=np.full(value.shape, n))
 
 
 def ratio_value(
@@ -399,8 +420,7 @@ def rank_correlation(first: Values, second: Values, groups: Values | None = None
     if n < FEWEST_GROUPS or abs(value) > 1 - 1e-12:
         return Estimate.single(value, np.nan, np.nan, n=n)
     drawn = np.arctanh(np.clip(_correlation(_resample(n, seed) @ parts), -1 + 1e-12, 1 - 1e-12))
-    reach = np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)
-    low, high = np.nanquantile(drawn, stats.norm.cdf([-reach, reach]))
+    low, high = np.nanquantile(drawn, stats.norm.cdf([-_reach(n), _reach(n)]))
     return Estimate.single(value, float(np.tanh(low)), float(np.tanh(high)), n=n)
 
 
@@ -482,19 +502,34 @@ def _bca(
     value: NDArray[np.float64],
     weights: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    n = counts.sum(0)
+    """Ends for ratios of the sums of groups; nan where the denominators change sign."""
     lower = weights @ bottoms
-    draws = np.sort(_divide(weights @ tops, lower), axis=0)  # nan (a resample without value) sorts last
+    left_out = np.where(counts, _divide(tops.sum(0) - tops, bottoms.sum(0) - bottoms), np.nan)
+    low, high = _accelerated(_divide(weights @ tops, lower), value, left_out)
+    unsteady = _unsteady(lower, bottoms)
+    return np.where(unsteady, np.nan, low), np.where(unsteady, np.nan, high)
+
+
+def _unsteady(lower: NDArray[np.float64], bottoms: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether resampled denominators [resample, cell] have another sign than that of all groups [group, cell]."""
+    return (np.sign(lower) != np.sign(bottoms.sum(0))).mean(0) > 0.01
+
+
+def _accelerated(
+    draws: NDArray[np.float64], value: NDArray[np.float64], left_out: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of BCa intervals from resamples [draw, cell] and from leaving each group out [group, cell], nan where a cell
+    lacks the group; nan where all resamples agree."""
+    n = (~np.isnan(left_out)).sum(0)
+    draws = np.sort(draws, axis=0)  # nan (a resample without value) sorts last
     valid = (~np.isnan(draws)).sum(0)
     tie = np.isclose(draws, value, rtol=1e-9, atol=1e-12)
     below = (((draws < value) & ~tie).sum(0) + 0.5 * tie.sum(0)) / valid
     bias = stats.norm.ppf(np.clip(below, 1e-4, 1 - 1e-4))
-    left_out = np.where(counts, _divide(tops.sum(0) - tops, bottoms.sum(0) - bottoms), np.nan)
     deviation = np.nansum(left_out, 0) / n - left_out
     squares = np.nansum(deviation**2, 0)
     skew = _divide(np.nansum(deviation**3, 0), 6 * squares**1.5)
-    # A normal quantile is too short for few groups: Student's, and the divisor n of the bootstrap's variance.
-    reach = np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)
+    reach = _reach(n)
     ends = []
     for z in (-reach, reach):
         level = stats.norm.cdf(bias + (bias + z) / (1 - skew * (bias + z)))
@@ -503,10 +538,20 @@ def _bca(
         column = np.arange(draws.shape[1])
         upper = draws[np.minimum(floor + 1, valid - 1), column]
         ends.append(draws[floor, column] + (upper - draws[floor, column]) * (place - floor))
-    agree = tie.sum(0) == valid
-    unsteady = (np.sign(lower) != np.sign(bottoms.sum(0))).mean(0) > 0.01
-    useless = agree | unsteady | (squares == 0)
+    useless = (tie.sum(0) == valid) | (squares == 0)
     return np.where(useless, np.nan, ends[0]), np.where(useless, np.nan, ends[1])
+
+
+def _percentiles(draws: NDArray[np.float64], n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ends of percentile intervals from resamples [draw, cell] of `n` things; nan where all resamples agree."""
+    low, high = np.nanquantile(draws, stats.norm.cdf([-_reach(n), _reach(n)]), axis=0)
+    agree = np.isclose(low, high, rtol=1e-9, atol=1e-12)
+    return np.where(agree, np.nan, low), np.where(agree, np.nan, high)
+
+
+def _reach(n: Any) -> Any:
+    """A normal quantile is too short for few groups: Student's, and the divisor n of the bootstrap's variance."""
+    return np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1)
 
 
 def _studentized(

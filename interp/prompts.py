@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from interp.errors import ConfigError, PromptError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Position = str | int
+Position = str | SupportsIndex
 """A token of each prompt: a role (`"operator"`) or an index from its first (0) or its last (-1) real token."""
 
 
@@ -138,7 +138,8 @@ class Prompts:
 
     def columns(self, position: Position) -> Int[Tensor, " prompt"]:
         """Column of a role or index in every prompt; -1 where a prompt has no such token."""
-        if isinstance(position, int):
+        if not isinstance(position, str):
+            position = int(position)  # of numpy, perhaps
             column = self.lengths + position if position < 0 else torch.full_like(self.lengths, position)
             return torch.where((column >= 0) & (column < self.lengths), column, -1)
         if position not in self.roles:

@@ -618,3 +618,49 @@ def test_labels_are_dealt_among_pure_groups_and_within_mixed_ones():
         seen.append(tuple(found))
     # 2 ways for the pure groups, 3 and 6 for the mixed ones
     assert len(set(seen)) == 36
+
+
+def test_a_function_of_ratios_that_changes_nothing_gives_the_ratios_themselves():
+    rng = np.random.default_rng(5)
+    tops, bottoms, groups = rng.normal(1, 1, (40, 3)), rng.normal(3, 1, 40), np.arange(40) // 2
+    same(estimates.of_ratios(tops, bottoms, lambda kept: kept, groups), ratio(tops, bottoms, groups))
+    one = estimates.of_ratios(tops, bottoms, lambda kept: kept[:, 0], groups)
+    same(one, ratio(tops[:, 0], bottoms, groups))
+
+
+def test_a_function_of_ratios_has_no_interval_where_a_ratio_has_none():
+    rng = np.random.default_rng(6)
+    tops = rng.normal(1, 1, (40, 3))
+    unsteady = estimates.of_ratios(tops, rng.normal(0, 1, 40), lambda kept: kept.sum(1))
+    alike = estimates.of_ratios(np.ones((40, 3)), np.ones(40), lambda kept: kept.sum(1))
+    few = estimates.of_ratios(tops[:7], np.ones(7), lambda kept: kept.sum(1))
+    one_set = estimates.of_ratios(tops[:, :1], np.ones(40), lambda kept: kept, sets=True)
+    for found in (unsteady, alike, few, one_set):
+        assert np.isfinite(found.value)
+        assert np.isnan(found.low)
+        assert np.isnan(found.high)
+
+
+@pytest.mark.parametrize("n", [12, 40])
+def test_the_interval_of_an_area_above_one_covers_the_truth(n):
+    """The area between a curve of ratios and 1, which chance can only widen: 200 draws."""
+    rng, truth = np.random.default_rng(n), np.array([0.2, 0.6, 0.9, 1.0])
+    missed = 0
+    for _ in range(200):
+        bottoms = rng.normal(3, 0.5, n)
+        tops = bottoms[:, None] * truth + rng.normal(0, 0.5, (n, 4))
+        found = estimates.of_ratios(tops, bottoms, lambda kept: np.abs(1 - kept)[:, :3].mean(1))
+        missed += not found.low <= np.abs(1 - truth)[:3].mean() <= found.high
+    assert bounds(missed, 200)[0] <= 0.06
+
+
+@pytest.mark.parametrize("between", [0.0, 1.0])
+def test_the_interval_of_random_sets_holds_how_far_sets_differ(between):
+    """The mean over further sets, of which these are ten, is covered: 200 draws."""
+    rng, n, sets = np.random.default_rng(11), 24, 10
+    missed = 0
+    for _ in range(200):
+        tops = 1 + rng.normal(0, between, sets) + rng.normal(0, 1, (n, 1)) + rng.normal(0, 1, (n, sets))
+        found = estimates.of_ratios(tops, np.full(n, 2.0), lambda kept: kept, sets=True)
+        missed += not found.low <= 0.5 <= found.high
+    assert bounds(missed, 200)[0] <= 0.06

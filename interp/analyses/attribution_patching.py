@@ -34,7 +34,8 @@ from interp.sites import Site
 
 Integrate = Literal["inputs", "activations"]
 SATURATED = 0.01
-"""A cell whose slope is below this share of the site's median, though its activations differ, is flagged."""
+"""A cell is flagged where its slope times what the patch changes, the most that the estimate could be, is at most this
+share of the clean-corrupted difference, though its activations differ by more than this share of the usual."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +62,21 @@ class AttributionPatching:
     """Length of what the patch would change there."""
     clean: Float[Tensor, " pair"]
     corrupted: Float[Tensor, " pair"]
+    seen: Bool[Tensor, "pair layer column"]
+    """Whether what is read from the model can depend on the cell: whether it stands no later than that, say."""
     groups: Int[Tensor, " pair"]
     path: str
     """Through the network's functions (packed) or the bridge (generic)."""
 
     @property
-    def saturated(self) -> Bool[Tensor, "layer column"]:
-        """Cells that hardly anything flows through by the gradient, though their activations differ: look there."""
-        slope, apart = self.slope.nanmean(0), self.apart.nanmean(0)
-        return (slope < SATURATED * slope.nanmedian()) & (apart > SATURATED * apart.nanmedian())
+    def saturated(self) -> Bool[Tensor, "pair layer column"]:
+        """Where the estimate must be small whatever the patch does: hardly any gradient, though activations differ.
+
+        Saturated attention or neurons look like this, and so do cells that the metric does not hang on: patch them.
+        """
+        usual = self.apart.masked_fill(~self.seen, torch.nan).flatten(1).nanmedian(1).values[:, None, None]
+        difference = (self.clean - self.corrupted).abs().nanmean()
+        return (self.slope * self.apart <= SATURATED * difference) & (self.apart > SATURATED * usual) & self.seen
 
     def share(self, pairs: Any = slice(None)) -> Estimate:
         """Each cell's estimate as a share of the clean-corrupted difference: a ratio of means, [layer, column]."""
@@ -146,6 +153,7 @@ def attribution_patching(
         apart=apart,
         clean=scores[:, 1 if direction == "denoising" else 0],
         corrupted=scores[:, 0 if direction == "denoising" else 1],
+        seen=torch.stack([_seen(site, grid, base, int(model.cfg.n_layers)) for site in grid.sites], 1) & ~empty,
         groups=pairs.clean.groups,
         path=lines.path,
     )
@@ -169,6 +177,20 @@ def _slopes(
             yield lines.at_site(rows, site, start, step, alphas, shares, memory)
     else:
         yield from lines.at_inputs(rows, sites, alphas, shares, memory)
+
+
+def _seen(site: Site, grid: Places, prompts: Prompts, n_layers: int) -> Bool[Tensor, "pair column"]:
+    """Which cells stand where the reads can see them: in the last layer, after keys and values, only reads see."""
+    columns = torch.arange(prompts.tokens.shape[1])
+    if site.layer + 1 < n_layers or site.name in ("resid_pre", "k", "v"):
+        reached = columns <= prompts.reads.amax(1, keepdim=True)
+    else:
+        reached = (columns[:, None] == prompts.reads[:, None]).any(-1)
+    if grid.axis == "position":
+        at = prompts.table(grid.columns)
+        return reached.gather(1, at.clamp(min=0)) & (at >= 0)
+    where = prompts.mask if grid.at is None else prompts.columns(grid.at)[:, None] == columns
+    return (reached & where).any(1, keepdim=True).expand(-1, len(grid.columns))
 
 
 def _summed(tensor: Float[Tensor, "pair ..."], grid: Places, prompts: Prompts) -> Float[Tensor, "pair column"]:

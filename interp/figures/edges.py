@@ -27,14 +27,14 @@ def plot_attribution_patching(result: AttributionPatching) -> go.Figure:
     columns = [f"{result.axis} {c}" if c.lstrip("-").isdigit() else c for c in result.columns]
     made = figure(
         f"Attribution patching of {result.site}: {safe(result.metric)}",
-        f"estimated share of the difference; {_HOW[result.integrate]}; ring: hardly any gradient reaches the cell",
+        f"estimated share of the difference; {_HOW[result.integrate]}; ring: hardly any gradient in most pairs",
         width=max(520, 200 + 46 * len(columns)),
         height=200 + 34 * len(rows),
         yaxis=dict(autorange="reversed"),
     )
     largest = float(np.nanmax(np.abs(share.value), initial=1e-9))
     made.add_trace(heat(share.value, columns, rows, said=hover(share), diverging=True, limits=(-largest, largest)))
-    layer, column = np.nonzero(result.saturated.numpy())
+    layer, column = np.nonzero(result.saturated.float().mean(0).numpy() > 0.5)
     made.add_trace(
         go.Scatter(
             x=[columns[i] for i in column], y=[rows[i] for i in layer], mode="markers", name="saturated",
@@ -72,9 +72,9 @@ def plot_circuit_curve(result: CircuitCurve) -> go.Figure:
     """Faithfulness of growing circuits: of the order, of random ones, and by magnitude."""
     own, control, size = result.faithfulness()
     made = figure(
-        f"Circuits of edges: {safe(result.metric)} kept",
-        f"all other edges carry: {result.kind}; bands 95 %; CPR {result.cpr()[0]!r}, CMD {result.cmd()[0]!r}",
-        xaxis=dict(title=f"edges kept (of {result.total})", type="log", tickvals=list(result.sizes)),
+        f"Circuits of {result.of}: {safe(result.metric)} kept",
+        f"everything else is replaced: {result.kind}; bands 95 %; CPR {result.cpr()[0]!r}, CMD {result.cmd()[0]!r}",
+        xaxis=dict(title=f"{result.of} kept (of {result.total})", type="log", tickvals=list(result.sizes)),
         yaxis=dict(title="faithfulness"),
     )
     sizes = list(result.sizes)
@@ -91,8 +91,8 @@ def plot_verified(result: Verified) -> go.Figure:
     agreement = result.agreement()
     made = figure(
         f"Estimated and real patches: {safe(result.metric)}",
-        f"{result.why.count('random')} random places: rank correlation {agreement['rank correlation']:.2f}, "
-        f"same sign {agreement['same sign']:.2f}; line: equal",
+        f"{result.why.count('random')} random places: rank correlation {agreement['rank correlation']!r}, "
+        f"same sign {agreement['same sign']!r}; line: equal",
         xaxis=dict(title=f"patched exactly ({safe(result.unit)})"),
         yaxis=dict(title=f"estimated ({safe(result.unit)})"),
     )

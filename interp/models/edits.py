@@ -7,9 +7,9 @@ arXiv 2406.11717).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, SupportsIndex, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -46,10 +46,13 @@ class Constant:
 
     def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Tensor | None) -> Tensor:  # noqa: D102
         whole = self.tensor.to(old)
-        if units is not None and site.unit_axis is not None:
-            axis = site.unit_axis - len(site.axes)
-            if whole.ndim >= -axis and whole.shape[axis] != 1:
+        for axis, name in zip(range(-1, -len(site.axes), -1), reversed(site.axes[1:]), strict=True):
+            if whole.ndim < -axis or whole.shape[axis] == 1:
+                continue
+            if units is not None and site.unit_axis == axis + len(site.axes):
                 whole = whole.index_select(axis, units)
+            elif name in ("pos", "query", "key"):
+                whole = _cut(whole, axis, old)
         return whole.expand_as(old)
 
 
@@ -70,11 +73,23 @@ class Copy:
         if units is not None and site.unit_axis is not None:
             whole = whole.index_select(site.unit_axis, units.to(whole.device))
         for axis, name in enumerate(site.axes):
-            if name in ("pos", "query", "key") and whole.shape[axis] < old.shape[axis]:
-                raise PromptError("the source of a patch is shorter than the prompts it is patched into")
             if name in ("pos", "query", "key"):
-                whole = whole.narrow(axis, 0, old.shape[axis])
+                whole = _cut(whole, axis, old)
         return whole.to(old)
+
+    def __post_init__(self) -> None:
+        if self.rows is not None and not bool(((self.rows >= 0) & (self.rows < len(self.source.prompts))).all()):
+            raise PromptError(f"rows of a patch's source are numbers from 0 to {len(self.source.prompts) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.source.prompts) if self.rows is None else len(self.rows)
+
+
+def _cut(whole: Tensor, axis: int, old: Tensor) -> Tensor:
+    """The first columns of what is written, as many as there are."""
+    if whole.shape[axis] < old.shape[axis]:
+        raise PromptError("the source of a patch is shorter than the prompts it is patched into")
+    return whole.narrow(axis, 0, old.shape[axis])
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +108,10 @@ class ProjectOut:
     """Remove the component along a vector of any length, or along each prompt's own, from the last axis."""
 
     vector: Float[Tensor, " d"] | Float[Tensor, "prompt d"]
+
+    def __post_init__(self) -> None:
+        if bool((self.vector.norm(dim=-1) == 0).any()):
+            raise ConfigError("a vector of length 0 has no direction to project out")
 
     def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Tensor | None) -> Tensor:  # noqa: D102
         unit = _each(self.vector / self.vector.norm(dim=-1, keepdim=True), prompts, old)
@@ -118,13 +137,30 @@ class Edit:
     site: Site
     value: Value
     at: Position | Bool[Tensor, "prompt pos"] | None = None
-    units: int | Sequence[int] | None = None
+    units: SupportsIndex | Iterable[SupportsIndex] | None = None
 
     def __post_init__(self) -> None:
         if self.site.name == "logits":
             raise ConfigError("logits are read, not edited")
         if self.units is not None and self.site.unit_axis is None:
             raise ConfigError(f"site {self.site} has no heads or neurons to choose; leave out units")
+
+    @property
+    def numbers(self) -> tuple[int, ...] | None:
+        """The heads or neurons; None for all."""
+        if self.units is None:
+            return None
+        return tuple(map(int, self.units)) if isinstance(self.units, Iterable) else (int(self.units),)
+
+    def check(self, prompts: Prompts) -> None:
+        """Raise PromptError where the edit was not made for so many prompts and columns."""
+        if isinstance(self.value, Copy) and len(self.value) != len(prompts):
+            raise PromptError(f"the patch at {self.site} is made for {len(self.value)} prompts, not for {len(prompts)}")
+        shape = prompts.tokens.shape
+        if isinstance(self.at, Tensor) and (self.at.dtype != torch.bool or self.at.shape != shape):
+            raise PromptError(
+                f"a mask of columns is true or false for each of {shape[0]} prompts and {shape[1]} columns"
+            )
 
     def where(self, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
         """The columns this edit touches."""
@@ -141,7 +177,7 @@ class Edit:
         units = None
         part = old
         if self.units is not None and axis is not None:
-            chosen = [self.units] if isinstance(self.units, int) else list(self.units)
+            chosen = self.numbers or ()
             if chosen and not 0 <= min(chosen) <= max(chosen) < old.shape[axis]:
                 wrong = min(chosen) if min(chosen) < 0 else max(chosen)
                 raise ConfigError(f"there is no {site.axes[axis]} {wrong} at {site}: it has {old.shape[axis]} of them")

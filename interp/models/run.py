@@ -75,6 +75,8 @@ def edit(
     every([e.site for e in edits], model.cfg.n_layers)
     check_context(model, prompts)
     check_edits(model, [e.site for e in edits])
+    for e in edits:
+        e.check(prompts)
     touched = [e.where(prompts) for e in edits]
     here = model_device(model)
     place = here if device is None else torch.device(device)

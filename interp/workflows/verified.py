@@ -1,8 +1,8 @@
 """Does the gradient tell the truth? The estimates that matter, and random ones, beside the patches themselves.
 
 First-order estimates miss what is not linear (Kramár et al., arXiv 2403.00745). The cells or edges with the largest
-estimates, those that are flagged as saturated, and random others are patched exactly; the random ones say how well the
-estimate does where nothing was chosen, which the largest ones, chosen by their own estimate, cannot.
+estimates, those that are flagged as saturated, and random ones of all are patched exactly; the random ones say how well
+the estimate does where nothing was chosen, which the largest ones, chosen by their own estimate, cannot.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.analyses.attribution_patching import AttributionPatching
 from interp.analyses.edge_attribution import EdgeAttribution
 from interp.errors import ConfigError
-from interp.estimates import rank_correlation_value
+from interp.estimates import Estimate, proportion, rank_correlation, ratio
 from interp.metrics import Metric
 from interp.models.edits import Copy
 from interp.models.load import HookedTransformer
@@ -46,17 +46,20 @@ class Verified:
         """Which places were asked for one reason."""
         return torch.tensor([one == why for one in self.why])
 
-    def agreement(self, why: str = "random") -> dict[str, float]:
-        """How means over pairs agree: Spearman's correlation, the share of one sign, and the median of |estimated -
-        exact| over the median of |exact|."""
+    def agreement(self, why: str = "random") -> dict[str, Estimate]:
+        """How means over pairs agree over the places that were asked for one reason: Spearman's correlation, the share
+        of one sign, and the mean of |estimated - exact| over the mean of |exact|.
+
+        Intervals take places as independent, so for the random ones they speak of all places; the largest are all
+        there are.
+        """
         own = self.chosen(why)
         estimated, exact = (part[:, own].nanmean(0) for part in (self.estimated, self.exact))
-        if not len(exact):
-            return {"rank correlation": float("nan"), "same sign": float("nan"), "relative error": float("nan")}
+        same = (estimated.sign() == exact.sign()).double().masked_fill((estimated - exact).isnan(), torch.nan)
         return {
-            "rank correlation": rank_correlation_value(estimated, exact),
-            "same sign": float((estimated.sign() == exact.sign()).double().mean()),
-            "relative error": float((estimated - exact).abs().nanmedian() / exact.abs().nanmedian()),
+            "rank correlation": rank_correlation(estimated, exact),
+            "same sign": proportion(same),
+            "relative error": ratio((estimated - exact).abs(), exact.abs()),
         }
 
     def to_frame(self) -> pd.DataFrame:
@@ -74,27 +77,30 @@ def verified(
     *,
     metric: Metric | str | None = None,
     top: int = 20,
+    saturated: int = 20,
     random: int = 20,
     seed: int = 0,
     memory: int = MEMORY,
     progress: bool = False,
 ) -> Verified:
-    """Patch the `top` places by mean estimate, the saturated ones (of cells) and `random` others, exactly.
+    """Patch the `top` places by mean estimate, `saturated` flagged cells, and `random` places of all, exactly.
 
-    `pairs` and `metric` (by default the one of that name) are those that the attribution was made with; where the
-    metric without any patch says otherwise, ConfigError.
+    Of the cells flagged in any pair those whose activations differ most are taken. A place may come for several
+    reasons; it is patched once. `pairs` and `metric` (by default the one of that name) are those that the attribution
+    was made with; where the metric without any patch says otherwise, ConfigError.
     """
-    if top < 0 or random < 0 or top + random == 0:
-        raise ConfigError("verifying needs at least one place: top and random are counts")
-    edges = isinstance(attribution, EdgeAttribution)
+    if min(top, saturated, random) < 0 or top + saturated + random == 0:
+        raise ConfigError("verifying needs at least one place: top, saturated and random are counts")
     size = attribution.values.nanmean(0).flatten().abs()
     known = (~size.isnan()).nonzero().flatten()
     ranked = known[size[known].argsort(descending=True, stable=True)]
-    first, rest = ranked[:top], ranked[top:]
-    flagged = rest[attribution.saturated.flatten()[rest]] if not edges else rest[:0]
-    others = rest[~torch.isin(rest, flagged)]
-    drawn = others[torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))[:random]]
-    picked = torch.cat([first, flagged, drawn])
+    first, flagged = ranked[:top], ranked[:0]
+    if isinstance(attribution, AttributionPatching):
+        apart = attribution.apart.masked_fill(~attribution.saturated, torch.nan).nanmean(0).flatten()[known]
+        flagged = known[apart.nan_to_num(-1.0).argsort(descending=True, stable=True)][: int((~apart.isnan()).sum())]
+        flagged = flagged[:saturated]
+    drawn = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))[:random]]
+    picked, place = torch.cat([first, flagged, drawn]).unique(return_inverse=True)
     why = ("largest",) * len(first) + ("saturated",) * len(flagged) + ("random",) * len(drawn)
     source, base = pairs.source_and_base(attribution.direction)
     readout = Readout.of(pairs, [attribution.metric if metric is None else metric])
@@ -115,10 +121,10 @@ def verified(
     return Verified(
         metric=attribution.metric,
         unit=attribution.unit,
-        names=names,
+        names=tuple(names[i] for i in place.tolist()),
         why=why,
-        estimated=attribution.values.flatten(1)[:, picked],
-        exact=sign * moved,
+        estimated=attribution.values.flatten(1)[:, picked[place]],
+        exact=sign * moved[:, place],
         clean=attribution.clean,
         corrupted=attribution.corrupted,
         groups=attribution.groups,

@@ -1,14 +1,18 @@
 """Circuits of edges: what they must be where all or nothing is kept, a planted circuit, and a plain loop."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from interp.analyses.edge_circuits import circuit_curve, edge_circuit, edges_from
+from interp.analyses.edge_circuits import circuit_curve, edge_circuit
 from interp.errors import ConfigError, ModelError, PromptError
 from interp.models.load import load_model
 from interp.models.run import capture
 from interp.models.sweeps import Readout
 from interp.models.sweeps.circuits import Replacements
+from interp.prompts import PromptPairs, Prompts
+from interp.workflows.pruning import prune_edges
 from tests import naive_edges
 from tests.analyses.test_edge_attribution import difference, known, tokens_of
 from tests.models.test_sweeps import both_sides, made, neox
@@ -44,7 +48,7 @@ def test_what_replaced_edges_carry_equals_a_plain_loop(form, kind):
 
 def test_nothing_replaced_is_the_model_and_all_replaced_the_other_run():
     model, pairs = made("llama"), both_sides(reads=False)
-    curve = circuit_curve(model, pairs, edges_from(model, ["L0H0", "mlp1"]), random_orders=2)
+    curve = circuit_curve(model, pairs, ["L0H0", "mlp1"], random_orders=2)
     logits = [capture(model, side, ["logits"])["logits"] for side in (pairs.clean, pairs.corrupted)]
     whole, other = (Readout.of(pairs, ["logit_diff"]).score(one, torch.arange(5))[:, 0] for one in logits)
     torch.testing.assert_close(curve.whole, whole, atol=2e-5, rtol=1e-5)
@@ -74,8 +78,6 @@ def planted():
 def test_a_planted_circuit_is_faithful_complete_and_minimal():
     model, tokens = planted()
     pairs = both_sides(reads=False)
-    from interp.prompts import PromptPairs, Prompts
-
     corrupted = Prompts.from_tokens(tokens, pairs.clean.mask, answers=pairs.corrupted.answers[:, 0])
     found = edge_circuit(model, PromptPairs(pairs.clean, corrupted), [("embed", "logits")], random_circuits=6)
     faithful, chance = found.faithfulness()
@@ -84,14 +86,13 @@ def test_a_planted_circuit_is_faithful_complete_and_minimal():
     assert abs(float(complete.value)) < 1e-4
     assert abs(float(found.minimality().value[0]) - 1) < 1e-4
     assert abs(float(chance.value)) < 1e-4
-    assert found.sources == ("embed",)
+    assert found.members == ("embed to logits",)
+    assert found.beyond_random().p == 1 / 7
 
 
 def test_areas_are_those_of_the_trapezes_and_cmd_is_nothing_for_a_perfect_circuit():
     model, tokens = planted()
     pairs = both_sides(reads=False)
-    from interp.prompts import PromptPairs, Prompts
-
     corrupted = Prompts.from_tokens(tokens, pairs.clean.mask, answers=pairs.corrupted.answers[:, 0])
     curve = circuit_curve(model, PromptPairs(pairs.clean, corrupted), [("embed", "logits")], random_orders=3)
     shares = torch.tensor(curve.sizes) / curve.total
@@ -114,6 +115,45 @@ def test_the_budget_changes_nothing(kind):
     torch.testing.assert_close(found[0], found[1], atol=2e-5, rtol=1e-5, equal_nan=True)
 
 
+def test_a_circuit_of_parts_is_all_that_they_write_and_is_compared_with_parts():
+    model, pairs = made("llama"), both_sides(reads=False)
+    parts = ["embed", "L0H1", "mlp1"]
+    found = edge_circuit(model, pairs, parts, random_circuits=4)
+    runs = Replacements.of(model, pairs.clean, pairs.corrupted, Readout.of(pairs, ["logit_diff"]))
+    sources = runs.graph.sources
+
+    def kept(names):
+        return torch.tensor([sources[s] in names for s in runs.graph.edges[:, 0].tolist()])
+
+    asked = [
+        parts,
+        [name for name in sources if name not in parts],
+        *([n for n in parts if n != less] for less in parts),
+    ]
+    wanted = runs.scores(~torch.stack([kept(names) for names in asked]))[..., 0]
+    got = torch.cat([found.alone[:, None], found.without[:, None], found.lacking], 1)
+    torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-5)
+    assert (found.of, found.members) == ("parts", ("embed", "L0H1", "mlp1"))
+    assert found.random_alone.shape == (5, 4)
+    few = edge_circuit(model, pairs, parts, random_circuits=4, minimality=False, memory=1)
+    assert few.lacking.shape == (5, 0)
+    torch.testing.assert_close(few.random_without, found.random_without, atol=2e-5, rtol=1e-5)
+
+
+def test_resampling_leaves_out_a_lone_longest_prompt_and_magnitude_counts_the_others():
+    model, pairs = made("gpt2"), both_sides(reads=False)
+    longest = int(pairs.clean.lengths.max())
+    runs = Replacements.of(model, pairs.clean, pairs.corrupted, Readout.of(pairs, ["logit_diff"]), "resample")
+    assert bool(runs.missing[pairs.clean.lengths == longest].all())
+    others = pairs.take(~runs.missing)
+    alone = Replacements.of(model, others.clean, others.corrupted, Readout.of(others, ["logit_diff"]), "resample")
+    torch.testing.assert_close(runs.apart(), alone.apart())
+    masks = torch.rand(3, len(runs.graph.edges), generator=torch.Generator().manual_seed(1)) < 0.3
+    found = runs.scores(masks)
+    torch.testing.assert_close(found[~runs.missing], alone.scores(masks), atol=2e-5, rtol=1e-5)
+    assert found[runs.missing].isnan().all()
+
+
 def test_bad_requests_are_refused():
     model, pairs = made("gpt2"), both_sides(reads=False)
     with pytest.raises(ConfigError, match=r"no edge from mlp2 to L0H0\.q"):
@@ -121,9 +161,22 @@ def test_bad_requests_are_refused():
     with pytest.raises(ConfigError, match="keeps some edges"):
         edge_circuit(model, pairs, [])
     with pytest.raises(ConfigError, match="no part"):
-        edges_from(model, ["L9H9"])
-    with pytest.raises(ConfigError, match="shares"):
-        circuit_curve(model, pairs, [], shares=[0.0])
+        edge_circuit(model, pairs, ["L9H9"])
+    with pytest.raises(ConfigError, match="not both"):
+        edge_circuit(model, pairs, ["mlp0", ("embed", "logits")])
+    for shares in ([0.0, 1.0], [0.5], [], [float("nan"), 1.0], [1.0, 1.0], [0.1, 0.5]):
+        with pytest.raises(ConfigError, match="shares"):
+            circuit_curve(model, pairs, [], shares=shares)
+    with pytest.raises(ConfigError, match="at least 2"):
+        circuit_curve(model, pairs, [], random_orders=-1)
+    with pytest.raises(ConfigError, match="at least 2"):
+        edge_circuit(model, pairs, ["mlp0"], random_circuits=0)
+    same = PromptPairs(pairs.clean, replace(pairs.clean, answers=pairs.corrupted.answers))
+    for ask in (circuit_curve, edge_circuit):
+        with pytest.raises(PromptError, match="nothing to keep"):
+            ask(model, same, ["mlp0"])
+    with pytest.raises(PromptError, match="nothing to keep"):
+        prune_edges(model, same)
     with pytest.raises(ModelError, match="cannot be told apart"):
         edge_circuit(load_model(neox(), device="cpu"), pairs, [("embed", "logits")])
     with pytest.raises(PromptError, match="use zero"):

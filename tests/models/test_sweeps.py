@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -19,7 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from interp.errors import ModelError
+from interp.errors import ConfigError, ModelError, PromptError
 from interp.models.edits import Add, Constant, Copy, Edit, ProjectOut, Zero
 from interp.models.load import load_model
 from interp.models.run import capture, edit
@@ -27,6 +28,7 @@ from interp.models.sweeps import Edits, Readout, generic, packed, places, runs, 
 from interp.models.sweeps.grid import changed
 from interp.prompts import PromptPairs, Prompts
 from interp.sites import Site
+from interp.tensors import Activations
 
 VOCABULARY, LAYERS, WIDTH = 60, 3, 32
 SMALL = {
@@ -278,3 +280,42 @@ def test_a_grid_of_places_is_swept_in_any_number_of_tiles():
         torch.testing.assert_close(
             sweep(model, edits, readout, memory=memory).values, whole.values, atol=2e-5, rtol=1e-5, equal_nan=True
         )
+
+
+def test_edits_that_do_not_fit_the_prompts_are_refused_before_anything_runs():
+    model, pairs = made("gpt2"), both_sides()
+    prompts, site = pairs.clean, Site("resid_pre", 1)
+    source = capture(model, prompts.take([0, 1, 2]), [site])
+    mask = prompts.mask
+    readout = Readout.of(pairs, ["logit_diff"])
+    for wrong, said in (
+        (Edit(site, Copy(source), at=0), "for 3 prompts, not for 5"),
+        (Edit(site, Zero(), at=mask[:, :4]), "true or false"),
+        (Edit(site, Zero(), at=mask[:3]), "true or false"),
+    ):
+        right = Edit(site, Zero(), at=0)
+        with pytest.raises(PromptError, match=said):
+            sweep(model, Edits(prompts, [[right], [wrong]]), readout)
+        with pytest.raises(PromptError, match=said):
+            edit(model, prompts, [wrong])
+    for rows in ([0, -1, 0, 0, 0], [0, 3, 0, 0, 0]):
+        with pytest.raises(PromptError, match="from 0 to 2"):
+            Copy(source, torch.tensor(rows))
+    with pytest.raises(ConfigError, match="length 0"):
+        ProjectOut(torch.zeros(32))
+
+
+@pytest.mark.parametrize("path", ["packed", "generic"])
+def test_a_constant_for_each_column_and_numbers_of_numpy(path):
+    model, pairs = made("gpt2"), both_sides()
+    prompts, readout = pairs.clean, Readout.of(pairs, ["logit_diff"])
+    longest, width = prompts.tokens.shape[1], int(model.cfg.d_model)
+    table = torch.randn(longest, width, generator=torch.Generator().manual_seed(1))
+    each = Copy(Activations(prompts, {Site("mlp_out", 1): table.expand(5, -1, -1).clone()}, LAYERS))
+    cells = [[Edit(Site("mlp_out", 1), value, at=at)] for value in (Constant(table), each) for at in (None, 2)]
+    heads = [[Edit(Site("z", 1), Zero(), units=one, at=at)] for one, at in ((np.int64(1), np.int64(-1)), (1, -1))]
+    several = [[Edit(Site("z", 1), Zero(), units=some)] for some in (np.arange(2), [0, 1])]
+    found = sweep(model, Edits(prompts, [*cells, *heads, *several]), readout, path=path).values[..., 0]
+    torch.testing.assert_close(found[:, :2], found[:, 2:4], equal_nan=True)
+    torch.testing.assert_close(found[:, 4], found[:, 5], equal_nan=True)
+    torch.testing.assert_close(found[:, 6], found[:, 7], equal_nan=True)

@@ -5,6 +5,7 @@ returns raw scores with the prompt axis kept; what they mean (recovered, dropped
 numbers are computed is decided here and recorded in the result; the call does not change with it.
 """
 
+from itertools import chain
 from typing import Literal
 
 from interp.errors import ConfigError, ModelError
@@ -47,6 +48,8 @@ def sweep(
     check_context(model, edits.prompts)
     check_edits(model, [edit.site for cell in edits.cells for edit in cell])
     readout.check(model, edits.prompts)
+    for edit in chain.from_iterable(edits.cells):
+        edit.check(edits.prompts)
     every([edit.site for cell in edits.cells for edit in cell], int(model.cfg.n_layers))
     if path not in ("auto", "packed", "generic"):
         raise ConfigError(f"the path of a sweep is auto, packed or generic, not {path!r}")

@@ -234,6 +234,18 @@ class Replacements:
                 bar.advance(task, len(some))
         return found.clone().masked_fill(self.missing[:, None, None], torch.nan)
 
+    def ends(self) -> tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"]]:
+        """The first metric of the model as it is, and with every edge replaced. Raises PromptError where they agree."""
+        nothing = torch.zeros(1, len(self.graph.edges), dtype=torch.bool)
+        whole, empty = self.scores(torch.cat([nothing, ~nothing]))[..., 0].unbind(1)
+        if not float((whole - empty).abs().nanmean()) > 1e-5 * float(whole.abs().nan_to_num().max()):
+            name = self.readout.metrics[0].name
+            raise PromptError(
+                f"replacing all edges ({self.kind}) leaves {name} as it is, so a circuit has nothing to keep; do clean "
+                "and corrupted prompts differ?"
+            )
+        return whole, empty
+
     def apart(self) -> Float[Tensor, " source"]:
         """How far what each part writes differs from what would replace it: the mean length over tokens."""
         total = torch.zeros(len(self.graph.sources), dtype=torch.float64)

@@ -2,8 +2,9 @@
 
 The residual stream is a sum, so each part that reads it (a head's query, key or value, an MLP, the logits) reads what
 every part before it wrote (the embedding, a head, an MLP), and one of these *edges* can carry what another run wrote
-while all others carry this run's (Goldowsky-Dill et al., "Path Patching", arXiv 2304.05969). A bias is no part: it is
-the same in both runs. Where attention writes through a norm (Gemma-2), a head's part is divided by the whole's scale.
+while all others carry this run's (Goldowsky-Dill et al., "Path Patching", arXiv 2304.05969). The output
+bias of attention is no part; an MLP writes its bias with the rest, a head that of its values. Where attention writes
+through a norm (Gemma-2), a head's part is divided by the whole's scale.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ class _Climb:
         if not chosen:
             return
         cells = torch.tensor(chosen, device=self.index.device)
-        first = self.plan.first[cells][:, self.index]
+        first = self.plan.firsts[:, self.index][self.plan.start[cells]]
         place, prompt = (first < self.ends).nonzero(as_tuple=True)
         # Rows that begin at like columns share a table: it is as wide as its widest.
         order = first[place, prompt].argsort(stable=True)
@@ -362,7 +362,8 @@ def _tiles(
     net: Network, plan: Plan, ends: Int[Tensor, " prompt"], memory: int
 ) -> Iterator[tuple[Int[Tensor, " prompt"], Int[Tensor, " cell"]]]:
     """Prompts of like length with as many cells as half of the budget holds when all rows have begun."""
-    carried = (ends - plan.first).clamp(min=0).sum(0)
+    starts = plan.start.bincount(minlength=len(plan.firsts))
+    carried = ((ends - plan.firsts).clamp(min=0) * starts[:, None]).sum(0)
     each = net.unembedding.shape[1] * net.unembedding.element_size() + _PLACE
     room = max(1, memory // 2)
     order = sorted(range(len(plan.begin)), key=lambda cell: plan.begin[cell])
@@ -380,7 +381,7 @@ def _tiles(
             size += weight
             continue
         # Not even one prompt fits with all cells: its cells in parts.
-        tokens = (columns - plan.first[cells, prompt]).clamp(min=0).cumsum(0)
+        tokens = (columns - plan.firsts[plan.start[cells], prompt]).clamp(min=0).cumsum(0)
         part_of = tokens * each // max(each * columns, room - columns * _column_size(net, columns))
         for part in part_of.unique():
             yield torch.tensor([prompt], device=ends.device), cells[part_of == part]

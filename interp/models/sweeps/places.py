@@ -82,7 +82,7 @@ def places(
             raise ConfigError(f"{site} has no heads or neurons; choose positions instead of at")
         chosen = range(prompts.tokens.shape[1]) if positions is None else positions
         for position in chosen:
-            if isinstance(position, int) and bool((prompts.columns(position) < 0).all()):
+            if not isinstance(position, str) and bool((prompts.columns(position) < 0).all()):
                 raise PromptError(f"no prompt has a token {position}: the longest has {prompts.tokens.shape[1]}")
         return Places(sites, "position", tuple(chosen))
     if positions is not None:

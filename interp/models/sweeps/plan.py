@@ -54,8 +54,10 @@ class Plan:
     at: dict[Site, list[Group]]
     of: dict[Site, dict[int, list[int]]]
     """Which of a site's groups a cell belongs to."""
-    first: Int[Tensor, "cell prompt"]
-    """The first column that a cell's edits touch in a prompt; the width where they touch none."""
+    firsts: Int[Tensor, "start prompt"]
+    """The first column that edits touch in a prompt; the width where they touch none."""
+    start: Int[Tensor, " cell"]
+    """Where a cell's edits begin: which of these."""
     begin: list[tuple[int, int]]
     """Layer and stage at which each cell begins."""
     end: Int[Tensor, "cell two"]
@@ -81,14 +83,14 @@ class Plan:
 def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, place: torch.device) -> Plan:
     """Sort the edits of all cells by where and in which order they are carried out."""
     width = prompts.tokens.shape[1]
-    first: list[Int[Tensor, " prompt"]] = []
     gathered: dict[tuple[Site, int, Any, tuple[bool, int]], tuple[Edit, list[int], list[int]]] = {}
     begin, end = [], []
     sets: dict[Any, int] = {}
     masks: list[Bool[Tensor, "prompt pos"]] = []
-    firsts: list[Int[Tensor, " prompt"]] = []
+    starts: dict[frozenset[int], int] = {}
+    start = []
     for number, cell in enumerate(cells):
-        stages, columns = [], []
+        stages, own = [], set()
         for order, edit in enumerate(cell):
             site = edit.site
             # The stream after one block is the stream before the next.
@@ -98,18 +100,15 @@ def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, pl
             place_of = id(edit.at) if isinstance(edit.at, Tensor) else edit.at
             if place_of not in sets:
                 sets[place_of] = len(masks)
-                where = edit.where(prompts)
-                masks.append(where)
-                firsts.append(torch.where(where.any(1), where.int().argmax(1), width))
-            columns.append(firsts[sets[place_of]])
-            units = tuple(edit.units) if isinstance(edit.units, Sequence) else edit.units
+                masks.append(edit.where(prompts))
+            own.add(sets[place_of])
             # Edits of one cell at one site act one after the other, those of the block below first.
             rank = edit.site == site, sum(other.site == edit.site for other in cell[:order])
-            key = site, id(edit.value), units, rank
+            key = site, id(edit.value), edit.numbers, rank
             same = gathered.setdefault(key, (replace(edit, at=None), [], []))
             same[1].append(number)
             same[2].append(sets[place_of])
-        first.append(columns[0] if len(columns) == 1 else torch.stack(columns).amin(0))
+        start.append(starts.setdefault(frozenset(own), len(starts)))
         begin.append(min(stages))
         end.append(max(stages))
     at: dict[Site, list[tuple[tuple[bool, int], Group]]] = {}
@@ -123,4 +122,6 @@ def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, pl
         for number, group in enumerate(groups):
             for cell in group.cells.tolist():
                 of[site].setdefault(cell, []).append(number)
-    return Plan(ordered, of, torch.stack(first).to(place), begin, torch.tensor(end, device=place))
+    columns = torch.where(every_set.any(2), every_set.int().argmax(2), width)
+    firsts = torch.stack([columns[sorted(own)].amin(0) for own in starts])
+    return Plan(ordered, of, firsts, torch.tensor(start, device=place), begin, torch.tensor(end, device=place))

@@ -19,7 +19,7 @@ from interp.estimates import FEWEST_GROUPS, mean, mean_value
 from interp.figures import plot
 from interp.metrics import Targets
 from interp.models.directions import Direction
-from interp.prompts import Position, Prompts
+from interp.prompts import Prompts
 from interp.studies.arithmetic.subject import ArithmeticSubject
 from interp.studies.settings import Probe
 from interp.studies.study import Picture, Report, Results, Step
@@ -107,7 +107,7 @@ def own_probes(subject: ArithmeticSubject) -> list[Asked]:
     known = subject.prompts.roles
     made: list[Asked] = []
 
-    def at(*roles: str) -> list[Position]:
+    def at(*roles: str) -> list[str | int]:
         return [role for role in roles if role in known]
 
     for place, above in pairwise(PLACES[: subject.digits]):
