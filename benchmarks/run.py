@@ -114,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = given.tools or [tool.name for tool in TOOLS if not given.quick or tool.name != GENERIC]
     tools = [tool for tool in TOOLS if tool.name in chosen]
     tasks = [t for t in jobs.tasks(given.quick) if t.job.key in given.jobs and t.shape.name in given.models]
+    if not tasks and "jobs" in given.parts:
+        parser.error("none of these jobs is run on these models" + (" in the quick form" if given.quick else ""))
     tasks.sort(key=lambda task: list(SHAPES).index(task.shape.name))
     about = {
         "provenance": provenance(),

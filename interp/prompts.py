@@ -149,6 +149,8 @@ class Prompts:
 
     def table(self, positions: Sequence[Position]) -> Int[Tensor, "prompt position"]:
         """Columns of several roles or indices side by side; -1 where absent."""
+        if not len(positions):
+            raise PromptError("name at least one position: a role or an index")
         return torch.stack([self.columns(position) for position in positions], dim=1)
 
     def coded(self, label: str) -> tuple[Shaped[np.ndarray, " prompt"], tuple[str, ...]]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
+from typing import SupportsIndex, cast
 
 from interp.errors import ConfigError
 
@@ -80,12 +82,30 @@ class Site:
         return _HOOKS[self.name].format(self.layer)
 
 
+def numbers_of(chosen: SupportsIndex | Iterable[SupportsIndex], what: str) -> tuple[int, ...]:
+    """Layers, heads or neurons that were chosen, one or several, as plain numbers.
+
+    Raises ConfigError for none and for what is no whole number: a mask would be read as the numbers 0 and 1.
+    """
+    several = isinstance(chosen, Iterable) and getattr(chosen, "ndim", 1) > 0
+    found = tuple(cast("Iterable[SupportsIndex]", chosen)) if several else (cast("SupportsIndex", chosen),)
+    if not found:
+        raise ConfigError(f"name at least one {what}")
+    for one in found:
+        if isinstance(one, bool) or "bool" in str(getattr(one, "dtype", "")) or not hasattr(one, "__index__"):
+            raise ConfigError(f"a {what} is named by its number, not by {one!r}")
+    try:
+        return tuple(map(index, found))
+    except TypeError as error:
+        raise ConfigError(f"a {what} is named by its number: {error}") from error
+
+
 def every(names: Iterable[str | Site], n_layers: int, layers: Sequence[int] | None = None) -> list[Site]:
     """Spell out site names over layers: `every(["z"], 2)` is `[Site("z", 0), Site("z", 1)]`.
 
     A `Site` passes unchanged. Raises ConfigError where a layer is not in the model.
     """
-    chosen = range(n_layers) if layers is None else layers
+    chosen = range(n_layers) if layers is None else numbers_of(layers, "layer")
     found: list[Site] = []
     for name in names:
         if isinstance(name, Site):

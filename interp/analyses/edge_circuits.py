@@ -11,8 +11,9 @@ find it on one half and try it on the other. That a circuit suffices does not sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -74,7 +75,11 @@ class CircuitCurve:
         return own, control, size
 
     def cpr(self) -> tuple[Estimate, Estimate, Estimate]:
-        """Area under faithfulness over the share kept: of the order, of random ones, by magnitude."""
+        """Area under faithfulness over the share kept: of the order, of random ones, by magnitude.
+
+        Straight lines join the sizes, so that an order which keeps nothing short of the whole still has half of the
+        last step: compare with the random ones, and only over the same sizes.
+        """
         return self._areas(lambda kept: kept)
 
     def cmd(self) -> tuple[Estimate, Estimate, Estimate]:
@@ -115,7 +120,7 @@ class EdgeCircuit:
     of: str
     """What the circuit is made of: edges or parts."""
     members: tuple[str, ...]
-    """The circuit: "L0H1 to L1H2.q", or "L0H1"."""
+    """The circuit in the order in which it was given: "L0H1 to L1H2.q", or "L0H1"."""
     whole: Float[Tensor, " pair"]
     empty: Float[Tensor, " pair"]
     alone: Float[Tensor, " pair"]
@@ -174,7 +179,7 @@ class EdgeCircuit:
 def circuit_curve(
     model: HookedTransformer,
     pairs: PromptPairs,
-    order: Sequence[Member],
+    order: Iterable[Member],
     *,
     shares: Sequence[float] = SHARES,
     kind: Kind = "counterfactual",
@@ -193,11 +198,14 @@ def circuit_curve(
         raise ConfigError("the sizes of circuits are shares of the whole, above 0 and up to 1, at least two of them")
     if random_orders < 2:
         raise ConfigError(f"random orders are the control: at least 2, not {random_orders}")
-    circuits = _Circuits.of(model, pairs, order, metric, kind, seed, memory)
+    named = _members(order)
+    circuits = _Circuits.of(model, pairs, named, metric, kind, seed, memory)
     total = len(circuits.numbers)
     sizes = sorted({max(1, round(share * total)) for share in shares})
+    if len(sizes) < 2:
+        raise ConfigError(f"of {total} {circuits.what} these shares are all {sizes[0]}; take shares further apart")
     generator = torch.Generator().manual_seed(seed)
-    first = torch.tensor(circuits.known(order), dtype=torch.long)
+    first = torch.tensor(circuits.known(named))
     rest = torch.ones(total, dtype=torch.bool)
     rest[first] = False
     left = rest.nonzero().flatten()
@@ -217,7 +225,7 @@ def circuit_curve(
 def edge_circuit(
     model: HookedTransformer,
     pairs: PromptPairs,
-    kept: Sequence[Member],
+    kept: Iterable[Member],
     *,
     kind: Kind = "counterfactual",
     metric: Metric | str = "logit_diff",
@@ -233,11 +241,12 @@ def edge_circuit(
     """
     if random_circuits < 2:
         raise ConfigError(f"random circuits are the control: at least 2, not {random_circuits}")
-    circuits = _Circuits.of(model, pairs, kept, metric, kind, seed, memory)
+    named = _members(kept)
+    circuits = _Circuits.of(model, pairs, named, metric, kind, seed, memory)
     total = len(circuits.numbers)
+    members = torch.tensor(circuits.known(named))
     circuit = torch.zeros(total, dtype=torch.bool)
-    circuit[circuits.known(kept)] = True
-    members = circuit.nonzero().flatten()
+    circuit[members] = True
     if not 0 < len(members) < total:
         raise ConfigError(
             f"a circuit keeps some {circuits.what} and leaves others out; {len(members)} of {total} does not"
@@ -297,7 +306,7 @@ class _Circuits:
         readout = Readout.of(pairs, [metric])
         runs = Replacements.of(model, pairs.clean, pairs.corrupted, readout, kind, seed=seed, memory=memory)
         edges, sources, targets = runs.graph.edges, runs.graph.sources, runs.graph.targets
-        if named and all(isinstance(one, str) for one in named):
+        if all(isinstance(one, str) for one in named):
             return cls(runs, {name: i for i, name in enumerate(sources)}, edges[:, 0], "parts")
         names = [(sources[s], targets[t]) for s, t in edges.tolist()]
         return cls(runs, {name: i for i, name in enumerate(names)}, torch.arange(len(edges)), "edges")
@@ -326,6 +335,17 @@ class _Circuits:
         return (apart if self.what == "parts" else apart[self.runs.graph.edges[:, 0]]).argsort(
             descending=True, stable=True
         )
+
+
+def _members(given: Iterable[Any]) -> list[Member]:
+    """Edges and parts as they are named here. Raises ConfigError where there are none or one is neither."""
+    named: list[Member] = [one if isinstance(one, str) else tuple(one) for one in given]
+    if not named:
+        raise ConfigError("name at least one edge (from, to) or one part")
+    wrong = [one for one in named if not isinstance(one, str) and len(one) != 2]
+    if wrong:
+        raise ConfigError(f"an edge is two names, from and to, not {wrong[0]!r}")
+    return named
 
 
 def _told(member: Member) -> str:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.errors import ConfigError, PromptError
 from interp.metrics import METRICS, Targets, divergence
 from interp.models.harvest import harvest
 from interp.models.load import HookedTransformer
@@ -108,6 +109,12 @@ def logit_lens(
     names = chosen[0][2]
     others = _other_answers(answers, seed)
     n, n_depths, n_positions, _ = stream.shape
+    if top < 1:
+        raise ConfigError(f"the lens tells at least one top token, not {top}")
+    if foils is not None and (foils.shape != answers.shape or int(foils.max()) >= int(model.cfg.d_vocab_out)):
+        raise PromptError(
+            f"foils are tokens of the vocabulary, one for each of {n} prompts and {n_positions} positions"
+        )
     top = min(top, int(model.cfg.d_vocab_out))
     absent = stream.isnan().any(-1)[:, 0].cpu()
     wrong_ones = torch.full_like(answers, -1) if foils is None else foils.cpu()

@@ -28,12 +28,16 @@ def plot_attribution_patching(result: AttributionPatching) -> go.Figure:
     made = figure(
         f"Attribution patching of {result.site}: {safe(result.metric)}",
         f"estimated share of the difference; {_HOW[result.integrate]}; ring: hardly any gradient in most pairs",
-        width=max(520, 200 + 46 * len(columns)),
+        width=min(1400, max(620, 260 + 46 * len(columns))),
         height=200 + 34 * len(rows),
-        yaxis=dict(autorange="reversed"),
     )
     largest = float(np.nanmax(np.abs(share.value), initial=1e-9))
-    made.add_trace(heat(share.value, columns, rows, said=hover(share), diverging=True, limits=(-largest, largest)))
+    made.add_trace(
+        heat(
+            share.value, columns, rows, said=hover(share), diverging=True, limits=(-largest, largest),
+            colorbar="estimated share",
+        )
+    )  # fmt: skip
     layer, column = np.nonzero(result.saturated.float().mean(0).numpy() > 0.5)
     made.add_trace(
         go.Scatter(
@@ -78,7 +82,7 @@ def plot_circuit_curve(result: CircuitCurve) -> go.Figure:
         yaxis=dict(title="faithfulness"),
     )
     sizes = list(result.sizes)
-    band(made, sizes, own, "by estimate", 0)
+    band(made, sizes, own, "by the given order", 0)
     band(made, sizes, size, "by magnitude", 4)
     band(made, sizes, control, f"random (mean of {result.random.shape[1]})", 6)
     made.add_hline(y=1, line=dict(color=GREY, width=1))
@@ -88,10 +92,11 @@ def plot_circuit_curve(result: CircuitCurve) -> go.Figure:
 def plot_verified(result: Verified) -> go.Figure:
     """Estimated against real effects, means over pairs."""
     estimated, exact = mean_value(result.estimated), mean_value(result.exact)
-    agreement = result.agreement()
+    why = "random" if "random" in result.why else result.why[0]
+    agreement = result.agreement(why)
     made = figure(
         f"Estimated and real patches: {safe(result.metric)}",
-        f"{result.why.count('random')} random places: rank correlation {agreement['rank correlation']!r}, "
+        f"{result.why.count(why)} {why} places: rank correlation {agreement['rank correlation']!r}, "
         f"same sign {agreement['same sign']!r}; line: equal",
         xaxis=dict(title=f"patched exactly ({safe(result.unit)})"),
         yaxis=dict(title=f"estimated ({safe(result.unit)})"),

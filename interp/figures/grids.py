@@ -90,7 +90,7 @@ def plot_patching(result: Patching) -> go.Figure:
         made,
         f"Patching {result.site}: what share of the {result.metric} difference each place {verb}",
         f"{result.direction}; ratio of means over {len(result.clean)} pairs; intervals on hover; "
-        + ("shares do not add up" if both else "no control: no other pair with a different answer"),
+        + ("shares do not add up" if both else "no control: none asked for, or no other pair with a different answer"),
         width=max(660, 220 + across * (60 + 60 * min(len(columns), 14))),
         height=220 + down * (50 + 36 * len(rows)),
     )

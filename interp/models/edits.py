@@ -11,13 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, SupportsIndex, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import ConfigError, PromptError
 from interp.prompts import Position, Prompts
-from interp.sites import Site
+from interp.sites import Site, numbers_of
 from interp.tensors import Activations
 
 
@@ -53,7 +54,10 @@ class Constant:
                 whole = whole.index_select(axis, units)
             elif name in ("pos", "query", "key"):
                 whole = _cut(whole, axis, old)
-        return whole.expand_as(old)
+        try:
+            return whole.expand_as(old)
+        except RuntimeError:
+            raise ConfigError(f"a constant of shape {tuple(self.tensor.shape)} does not fit {site}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +82,8 @@ class Copy:
         return whole.to(old)
 
     def __post_init__(self) -> None:
+        if isinstance(self.rows, np.ndarray):
+            object.__setattr__(self, "rows", torch.from_numpy(self.rows))
         if self.rows is not None and not bool(((self.rows >= 0) & (self.rows < len(self.source.prompts))).all()):
             raise PromptError(f"rows of a patch's source are numbers from 0 to {len(self.source.prompts) - 1}")
 
@@ -120,6 +126,8 @@ class ProjectOut:
 
 def _each(vector: Tensor, prompts: Int[Tensor, " row"], old: Tensor) -> Tensor:
     """The vector of each row, with axes of length one up to the last."""
+    if vector.shape[-1] != old.shape[-1]:
+        raise ConfigError(f"a vector of {vector.shape[-1]} numbers does not fit a site of {old.shape[-1]}")
     if vector.ndim == 1:
         return vector.to(old)
     own = vector[prompts.to(vector.device)].to(old)
@@ -144,18 +152,27 @@ class Edit:
             raise ConfigError("logits are read, not edited")
         if self.units is not None and self.site.unit_axis is None:
             raise ConfigError(f"site {self.site} has no heads or neurons to choose; leave out units")
+        if isinstance(self.at, np.ndarray):
+            object.__setattr__(self, "at", torch.from_numpy(self.at))
+        if isinstance(self.value, Constant) and self.value.tensor.ndim >= len(self.site.axes):
+            raise ConfigError(
+                f"a constant at {self.site} has no prompt axis; for values of each prompt's own take Copy"
+            )
+        _ = self.numbers
 
     @property
     def numbers(self) -> tuple[int, ...] | None:
         """The heads or neurons; None for all."""
-        if self.units is None:
-            return None
-        return tuple(map(int, self.units)) if isinstance(self.units, Iterable) else (int(self.units),)
+        axis = self.site.unit_axis
+        return None if self.units is None or axis is None else numbers_of(self.units, self.site.axes[axis])
 
     def check(self, prompts: Prompts) -> None:
         """Raise PromptError where the edit was not made for so many prompts and columns."""
         if isinstance(self.value, Copy) and len(self.value) != len(prompts):
             raise PromptError(f"the patch at {self.site} is made for {len(self.value)} prompts, not for {len(prompts)}")
+        vector = self.value.vector if isinstance(self.value, Add | ProjectOut) else None
+        if vector is not None and vector.ndim == 2 and len(vector) != len(prompts):
+            raise PromptError(f"{len(vector)} vectors at {self.site} do not fit {len(prompts)} prompts")
         shape = prompts.tokens.shape
         if isinstance(self.at, Tensor) and (self.at.dtype != torch.bool or self.at.shape != shape):
             raise PromptError(

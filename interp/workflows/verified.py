@@ -53,9 +53,12 @@ class Verified:
         Intervals take places as independent, so for the random ones they speak of all places; the largest are all
         there are.
         """
+        if why not in ("largest", "saturated", "random"):
+            raise ConfigError(f"places are asked for as largest, saturated or random, not {why!r}")
         own = self.chosen(why)
         estimated, exact = (part[:, own].nanmean(0) for part in (self.estimated, self.exact))
-        same = (estimated.sign() == exact.sign()).double().masked_fill((estimated - exact).isnan(), torch.nan)
+        nothing = (estimated - exact).isnan() | ((estimated == 0) & (exact == 0))
+        same = (estimated.sign() == exact.sign()).double().masked_fill(nothing, torch.nan)
         return {
             "rank correlation": rank_correlation(estimated, exact),
             "same sign": proportion(same),
@@ -91,6 +94,8 @@ def verified(
     """
     if min(top, saturated, random) < 0 or top + saturated + random == 0:
         raise ConfigError("verifying needs at least one place: top, saturated and random are counts")
+    if not isinstance(attribution, AttributionPatching | EdgeAttribution):
+        raise ConfigError(f"attribution_patching and edge_attribution are verified, not {type(attribution).__name__}")
     size = attribution.values.nanmean(0).flatten().abs()
     known = (~size.isnan()).nonzero().flatten()
     ranked = known[size[known].argsort(descending=True, stable=True)]
@@ -114,8 +119,12 @@ def verified(
         names = tuple(f"{attribution.sources[i]} to {attribution.targets[i]}" for i in picked.tolist())
     else:
         moved, before, names = _patched(model, pairs, attribution, picked, readout, memory, progress)
+    if readout.metrics[0].name != attribution.metric:
+        raise ConfigError(f"the attribution is of {attribution.metric}, not of {readout.metrics[0].name}")
     told = attribution.corrupted if attribution.direction == "denoising" else attribution.clean
-    if before.shape != told.shape or not torch.allclose(before, told.to(before), atol=1e-2, rtol=1e-2, equal_nan=True):
+    close = 1e-4 if model.cfg.dtype in (torch.float32, torch.float64) else 1e-2
+    reach = close * max(1.0, float(told.abs().nan_to_num().max()))
+    if before.shape != told.shape or not torch.allclose(before, told.to(before), atol=reach, rtol=0, equal_nan=True):
         raise ConfigError("without any patch the metric is not the attribution's: give its own pairs and metric")
     sign = 1.0 if attribution.direction == "denoising" else -1.0
     return Verified(

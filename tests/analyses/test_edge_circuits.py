@@ -134,6 +134,9 @@ def test_a_circuit_of_parts_is_all_that_they_write_and_is_compared_with_parts():
     got = torch.cat([found.alone[:, None], found.without[:, None], found.lacking], 1)
     torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-5)
     assert (found.of, found.members) == ("parts", ("embed", "L0H1", "mlp1"))
+    turned = edge_circuit(model, pairs, iter(parts[::-1]), random_circuits=4)  # in the order given, however it is given
+    assert turned.members == ("mlp1", "L0H1", "embed")
+    torch.testing.assert_close(turned.lacking, found.lacking.flip(1))
     assert found.random_alone.shape == (5, 4)
     few = edge_circuit(model, pairs, parts, random_circuits=4, minimality=False, memory=1)
     assert few.lacking.shape == (5, 0)
@@ -154,12 +157,27 @@ def test_resampling_leaves_out_a_lone_longest_prompt_and_magnitude_counts_the_ot
     assert found[runs.missing].isnan().all()
 
 
+def test_an_order_may_come_as_an_iterator():
+    model, pairs = made("gpt2"), both_sides(reads=False)
+    order = [("mlp0", "logits"), ("embed", "mlp0")]
+    wanted = circuit_curve(model, pairs, order, random_orders=2)
+    found = circuit_curve(model, pairs, zip(*zip(*order, strict=True), strict=True), random_orders=2)
+    torch.testing.assert_close(found.values, wanted.values)
+
+
 def test_bad_requests_are_refused():
     model, pairs = made("gpt2"), both_sides(reads=False)
     with pytest.raises(ConfigError, match=r"no edge from mlp2 to L0H0\.q"):
         edge_circuit(model, pairs, [("mlp2", "L0H0.q")])
-    with pytest.raises(ConfigError, match="keeps some edges"):
-        edge_circuit(model, pairs, [])
+    with pytest.raises(ConfigError, match="keeps some parts"):
+        edge_circuit(
+            model, pairs, ["embed", *(f"mlp{i}" for i in range(3)), *(f"L{i}H{h}" for i in range(3) for h in range(4))]
+        )
+    for ask in (edge_circuit, circuit_curve):
+        with pytest.raises(ConfigError, match="at least one edge"):
+            ask(model, pairs, [])
+    with pytest.raises(ConfigError, match="further apart"):
+        circuit_curve(model, pairs, ["mlp0"], shares=[0.99, 1.0])
     with pytest.raises(ConfigError, match="no part"):
         edge_circuit(model, pairs, ["L9H9"])
     with pytest.raises(ConfigError, match="not both"):

@@ -303,6 +303,42 @@ def test_edits_that_do_not_fit_the_prompts_are_refused_before_anything_runs():
             Copy(source, torch.tensor(rows))
     with pytest.raises(ConfigError, match="length 0"):
         ProjectOut(torch.zeros(32))
+    for value in (Add(torch.ones(3, 32)), ProjectOut(torch.ones(3, 32))):
+        with pytest.raises(PromptError, match="3 vectors"):
+            sweep(model, Edits(prompts, [[Edit(site, value, at=0)]]), readout)
+    for value in (Add(torch.ones(31)), Constant(torch.ones(31))):
+        with pytest.raises(ConfigError, match="not fit"):
+            sweep(model, Edits(prompts, [[Edit(site, value, at=0)]]), readout)
+    with pytest.raises(ConfigError, match="no prompt axis"):
+        Edit(site, Constant(torch.ones(5, 11, 32)))
+    for units in ([False, True], torch.tensor([False, True, False, False]), np.array([1.7]), [True]):
+        with pytest.raises(ConfigError, match="by its number"):
+            Edit(Site("z", 1), Zero(), units=units)
+    with pytest.raises(ConfigError, match="by its number"):
+        places(model, prompts, "z", units=[False, True])
+    with pytest.raises(ConfigError, match="at least one head"):
+        Edit(Site("z", 1), Zero(), units=[])
+    for units in ([-1], [9]):
+        with pytest.raises(ConfigError, match="there is no head"):
+            places(model, prompts, "z", units=units)
+    with pytest.raises(ConfigError, match="by its number"):
+        places(model, prompts, "z", layers=[False, True])
+    with pytest.raises(ConfigError, match="at least one layer"):
+        places(model, prompts, "z", layers=[])
+    with pytest.raises(PromptError, match="at least one position"):
+        places(model, prompts, "resid_pre", positions=[])
+    with pytest.raises(PromptError, match="no prompt has a token 99"):
+        places(model, prompts, "z", at=99)
+    with pytest.raises(ConfigError, match="not edited"):
+        places(model, prompts, "logits")
+
+
+def test_the_generic_path_knows_a_layer_in_which_nothing_changes():
+    model, pairs = made("gpt2"), both_sides()
+    source = capture(model, pairs.clean, [Site("resid_pre", 0), Site("resid_pre", 1)])
+    cells = [[Edit(Site("resid_pre", layer), Copy(source), at=0)] for layer in (0, 1)]
+    found = sweep(model, Edits(pairs.clean, cells), Readout.of(pairs, ["logit_diff"]), path="generic")
+    torch.testing.assert_close(found.values, found.base[:, None].expand_as(found.values), equal_nan=True)
 
 
 @pytest.mark.parametrize("path", ["packed", "generic"])
@@ -315,6 +351,10 @@ def test_a_constant_for_each_column_and_numbers_of_numpy(path):
     cells = [[Edit(Site("mlp_out", 1), value, at=at)] for value in (Constant(table), each) for at in (None, 2)]
     heads = [[Edit(Site("z", 1), Zero(), units=one, at=at)] for one, at in ((np.int64(1), np.int64(-1)), (1, -1))]
     several = [[Edit(Site("z", 1), Zero(), units=some)] for some in (np.arange(2), [0, 1])]
+    assert (
+        Edit(Site("z", 1), Zero(), units=torch.tensor(1)).numbers
+        == Edit(Site("z", 1), Zero(), units=np.array(1)).numbers
+    )
     found = sweep(model, Edits(prompts, [*cells, *heads, *several]), readout, path=path).values[..., 0]
     torch.testing.assert_close(found[:, :2], found[:, 2:4], equal_nan=True)
     torch.testing.assert_close(found[:, 4], found[:, 5], equal_nan=True)

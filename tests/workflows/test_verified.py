@@ -58,6 +58,10 @@ def test_what_is_verified_is_what_was_estimated():
         verified(model, named, estimated, top=3, random=0)
     with pytest.raises(ConfigError, match="own pairs and metric"):
         verified(model, named.take([0, 1, 2]), estimated, metric=first, top=3, random=0)
+    with pytest.raises(ConfigError, match="not of log_prob"):
+        verified(model, named, estimated, metric="log_prob", top=3, random=0)
+    with pytest.raises(ConfigError, match="not 'luck'"):
+        found.agreement("luck")
 
 
 def test_verified_edges_are_single_replaced_edges_and_agree_where_the_model_is_linear():

@@ -54,6 +54,8 @@ def generic_sweep(
                 values[:, same] = unedited[:, None]
                 bar.advance(task, len(same) * n)
                 members = sorted(set(members) - set(same))
+            if not members:
+                continue
             # Many cells of prompts of like length in one batch; where not even one fits, one cell of some prompts.
             for some in needed.argsort(stable=True).split(max(1, min(n, rows // min(len(members), rows)))):
                 per_batch = max(1, rows // len(some))

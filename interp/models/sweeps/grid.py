@@ -49,6 +49,9 @@ class Readout:
         By default against the prompts' answers, with the corrupted answers as foils where there are pairs.
         """
         chosen = tuple(named([m])[0] if isinstance(m, str) else m for m in metrics)
+        for one in chosen:
+            if not isinstance(one, Metric):
+                raise ConfigError(f"a metric is a name or a Metric, not {one!r}")
         return cls(chosen, Targets.of(prompts) if targets is None else targets)
 
     def check(self, model: HookedTransformer, prompts: Prompts) -> None:

@@ -14,7 +14,7 @@ from interp.errors import ConfigError, PromptError
 from interp.models.edits import Edit, Value
 from interp.models.load import HookedTransformer
 from interp.prompts import Position, Prompts
-from interp.sites import Site, every
+from interp.sites import Site, every, numbers_of
 
 Axis = Literal["position", "head", "neuron"]
 
@@ -73,6 +73,8 @@ def places(
 
     By default all layers, and every column of the longest prompt or every head or neuron.
     """
+    if site == "logits":
+        raise ConfigError("logits are read, not edited")
     sites = tuple(every([site], int(model.cfg.n_layers), layers))
     unit_axis = sites[0].unit_axis
     if unit_axis is None:
@@ -80,15 +82,27 @@ def places(
             raise ConfigError(f"{site} has no heads or neurons; choose positions instead of units")
         if at is not None:
             raise ConfigError(f"{site} has no heads or neurons; choose positions instead of at")
-        chosen = range(prompts.tokens.shape[1]) if positions is None else positions
+        chosen = tuple(range(prompts.tokens.shape[1]) if positions is None else positions)
+        prompts.table(chosen)
         for position in chosen:
-            if not isinstance(position, str) and bool((prompts.columns(position) < 0).all()):
-                raise PromptError(f"no prompt has a token {position}: the longest has {prompts.tokens.shape[1]}")
-        return Places(sites, "position", tuple(chosen))
+            _check(position, prompts)
+        return Places(sites, "position", chosen)
     if positions is not None:
         raise ConfigError(f"{site} is edited by head or neuron; choose one position with at instead of positions")
     kind: Axis = "head" if sites[0].axes[unit_axis] == "head" else "neuron"
-    return Places(sites, kind, tuple(range(unit_count(model, site)) if units is None else units), at)
+    if at is not None:
+        _check(at, prompts)
+    count = unit_count(model, site)
+    numbers = range(count) if units is None else numbers_of(units, kind)
+    wrong = [number for number in numbers if not 0 <= number < count]
+    if wrong:
+        raise ConfigError(f"there is no {kind} {wrong[0]} at {site}: a layer has {count} of them")
+    return Places(sites, kind, tuple(numbers), at)
+
+
+def _check(position: Position, prompts: Prompts) -> None:
+    if not isinstance(position, str) and bool((prompts.columns(position) < 0).all()):
+        raise PromptError(f"no prompt has a token {position}: the longest has {prompts.tokens.shape[1]}")
 
 
 def unit_count(model: HookedTransformer, site: str) -> int:
