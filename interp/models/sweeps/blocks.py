@@ -61,22 +61,23 @@ class Norm:
 
     def scale(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... one"]:
         """What it divides by."""
-        return (self._tidy(x).pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
+        return (self.tidy(x).pow(2).mean(-1, keepdim=True) + self.eps).sqrt()
 
     def held(self, x: Float[Tensor, "... d_model"], scale: Float[Tensor, "... one"]) -> Float[Tensor, "... d_model"]:
         """The linear map that it is while its scale is held, without the bias."""
-        return self._tidy(x) / scale * self.weight
+        return self.tidy(x) / scale * self.weight
 
     def pulled_back(
         self, slope: Float[Tensor, "... d_model"], x: Float[Tensor, "... d_model"]
     ) -> Float[Tensor, "... d_model"]:
         """The gradient by its input, at `x`, of what has this gradient by its output."""
         scale = self.scale(x)
-        unit = self._tidy(x) / scale
+        unit = self.tidy(x) / scale
         inner = slope * self.weight
-        return (self._tidy(inner) - unit * (inner * unit).mean(-1, keepdim=True)) / scale
+        return (self.tidy(inner) - unit * (inner * unit).mean(-1, keepdim=True)) / scale
 
-    def _tidy(self, x: Tensor) -> Tensor:
+    def tidy(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """Centred where the norm centres: its own transpose."""
         return x - x.mean(-1, keepdim=True) if self.centred else x
 
 
