@@ -89,6 +89,18 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], about: Mappin
             raise OSError(str(error)) from error
 
 
+def read_tensors(path: Path | str) -> dict[str, Tensor]:
+    """All tensors of a safetensors file. Raises DataError where it is missing or malformed."""
+    import safetensors.torch
+
+    if not Path(path).is_file():
+        raise DataError(f"there is no file {path}")
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+
+
 def write_json(path: Path | str, content: Any) -> None:
     """Write JSON atomically; nan becomes null, as JSON has none."""
     write_text(path, json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")

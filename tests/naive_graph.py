@@ -127,7 +127,7 @@ class Naive:
         return unit if reads == "normalized" else unit * self.weight(norm) + (self.bias(norm) if biases else 0.0)
 
     def sent(self, stream, layer=0, *, middle=False):
-        """What a vector that is written before (or, `middle`, after the attention of) a layer becomes: what each layer's
+        """What a vector becomes that is written before a layer (or, `middle`, after its attention): what each layer's
         features read of it, and the last stream."""
         found = {}
         for at in range(layer, len(self.blocks)):

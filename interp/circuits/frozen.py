@@ -1,8 +1,8 @@
 """One prompt through a network whose attention patterns and norm scales are held: but for the MLPs, a linear map.
 
 In it everything that is written to the stream reaches what reads it along straight lines, so "how much of this
-feature's input comes from that one" has one answer (Ameisen et al., "Circuit Tracing", 2025). Gradients are carried down
-it in closed form; none of them is a gradient of the model itself, in which patterns and scales move, too.
+feature's input comes from that one" has one answer (Ameisen et al., "Circuit Tracing", 2025). Gradients are carried
+down it in closed form; none of them is a gradient of the model itself, in which patterns and scales move, too.
 """
 
 from __future__ import annotations

@@ -2,15 +2,15 @@
 
 A feature reads the MLP's input along its encoder row and writes its activation times its decoder row where the MLP
 writes. Per-layer transcoders are those of Dunefsky et al. (arXiv 2406.11944); with a *skip*, a linear map beside the
-features, of Paulo et al. (arXiv 2501.18823); *cross-layer* ones, whose features also write to all layers above, of Ameisen
-et al. ("Circuit Tracing", 2025). What a set does not reconstruct is its error: features explain the rest only.
+features, of Paulo et al. (arXiv 2501.18823); *cross-layer* ones, whose features also write to all layers above, of
+Ameisen et al. ("Circuit Tracing", 2025). What a set does not reconstruct is its error: features explain the rest only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -80,7 +80,7 @@ class Transcoders:
         for number, one in enumerate(self.layers):
             if one.decoder.shape[1] not in (1, total - number):
                 raise ConfigError(
-                    f"features of layer {number} write to {one.decoder.shape[1]} layers; 1 or {total - number} are there"
+                    f"features of layer {number} write to {one.decoder.shape[1]} layers, not to 1 or {total - number}"
                 )
 
     @property
@@ -104,3 +104,12 @@ class Transcoders:
                     out = out + found[below] @ decoder[:, number - below]
             written.append(out)
         return found, written
+
+    def to(self, dtype: torch.dtype) -> Transcoders:
+        """All weights in another precision."""
+
+        def cast(one: Transcoder) -> Transcoder:
+            parts: dict[str, Any] = {f.name: getattr(one, f.name) for f in fields(one)}
+            return Transcoder(**{k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in parts.items()})
+
+        return replace(self, layers=tuple(map(cast, self.layers)))
