@@ -109,7 +109,8 @@ class Transcoders:
         """All weights in another precision."""
 
         def cast(one: Transcoder) -> Transcoder:
-            parts: dict[str, Any] = {f.name: getattr(one, f.name) for f in fields(one)}
-            return Transcoder(**{k: v.to(dtype) if isinstance(v, Tensor) else v for k, v in parts.items()})
+            parts = {f.name: getattr(one, f.name) for f in fields(one)}
+            tensors: dict[str, Any] = {k: v.to(dtype) for k, v in parts.items() if isinstance(v, Tensor)}
+            return replace(one, **tensors)
 
         return replace(self, layers=tuple(map(cast, self.layers)))
