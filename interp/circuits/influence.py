@@ -65,7 +65,7 @@ def capped(graph: Graph, most: int) -> tuple[Graph, float]:
     """
     if most < 1:
         raise ConfigError(f"a graph keeps at least one feature, not {most}")
-    features, errors, _, _ = graph.sources
+    features = len(graph.features)
     if features <= most:
         return graph, 0.0
     size = influence(graph).features

@@ -59,7 +59,7 @@ def test_the_json_is_what_its_readers_expect_and_says_what_the_graph_does(graph)
     assert {end for link in made["links"] for end in (link["source"], link["target"])} <= set(nodes)
     assert len(made["links"]) == int(kept.edges.sum())
     assert sum(node["feature_type"] == "embedding" for node in made["nodes"]) == 7
-    assert [node["is_target_logit"] for node in made["nodes"] if node["feature_type"] == "logit"][0]
+    assert next(node["is_target_logit"] for node in made["nodes"] if node["feature_type"] == "logit")
     wanted = {}
     for target, source in kept.edges[: len(graph.features), : len(graph.features)].nonzero().tolist():
         ends = [f"{layer}_{feature}_{column}" for layer, column, feature in graph.features[[source, target]].tolist()]
