@@ -64,7 +64,7 @@ def read_labelled(
     texts: list[str] = []
     verdicts: list[bool] = []
     named: dict[str, list[str]] = {name: [] for name in (category, group) if name is not None}
-    for line, row in _rows(path):
+    for line, row in rows_of(path):
         where = f"{path}, line {line}"
         for name in columns:
             if name not in row:
@@ -92,7 +92,7 @@ def _plain(value: Any) -> str:
     return str(value).strip().lower()
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def rows_of(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows with the lines on which they begin."""
     kind = path.suffix.lower()
     if kind == ".csv":
