@@ -84,6 +84,21 @@ class Frozen:
         grouped = v.unflatten(0, (net.n_kv, -1)).sum(1).permute(1, 2, 0, 3).flatten(2)
         return _down(block.ln1, grouped @ block.v[0], block.ln1.scale(self.layers[layer].stream[0, :columns]))
 
+    def attention_up(self, layer: int, change: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
+        """What attention writes more where the stream that it reads is changed."""
+        net, block = self.net, self.net.blocks[layer]
+        x = block.ln1.held(change, block.ln1.scale(self.layers[layer].stream))
+        values = net.heads(x @ block.v[0].T)
+        out = net.read(_pattern(self.layers[layer]).expand(len(change), -1, -1, -1), values).flatten(-2) @ block.o[0].T
+        return out if block.ln1_post is None else block.ln1_post.held(out, self._post_scale(layer))
+
+    def inputs_up(self, layer: int, change: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
+        """What features read more where the stream between attention and MLP is changed."""
+        if self.reads == "resid_mid":
+            return change
+        norm, scale = self.net.blocks[layer].ln2, self.net.blocks[layer].ln2.scale(self.layers[layer].mid)
+        return norm.held(change, scale) if self.reads == "mlp_in" else norm.tidy(change) / scale
+
     def final_down(self, pos: int, slope: Float[Tensor, "target d_model"]) -> Float[Tensor, "target d_model"]:
         """From gradients by what the last norm gives at a column to gradients by the stream there."""
         return _down(self.net.ln_final, slope, self.net.ln_final.scale(self.final[pos]))

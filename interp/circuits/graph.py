@@ -77,10 +77,25 @@ def attribution_graph(
 
     The answers are the fewest tokens that have `mass` of the probability, at most `logits`.
     """
-    if len(transcoders.layers) != int(model.cfg.n_layers):
-        raise ConfigError(f"{len(transcoders.layers)} transcoders do not fit {model.cfg.n_layers} layers")
     if logits < 1 or not 0 < mass <= 1:
         raise ConfigError("a graph explains at least one logit, and a mass above 0 and at most 1")
+    one, runs, frozen = prepared(model, transcoders, prompts, index, memory)
+    with undisturbed(model):
+        entry = frozen.layers[0].stream[0]
+        # Learned positions are a bias; what other forms embed is the tokens alone.
+        embedded = entry if runs.net.rotary else model.W_E.detach()[one.tokens[0, : len(entry)].to(entry.device)]
+        return _Tracer(frozen, transcoders, entry, embedded, one, int(runs.reads[0, 0])).graph(logits, mass, memory)
+
+
+def prepared(
+    model: HookedTransformer, transcoders: Transcoders, prompts: Prompts, index: int, memory: int
+) -> tuple[Prompts, Runs, Frozen]:
+    """One of the prompts, run once. Raises ModelError for an unknown architecture."""
+    if len(transcoders.layers) != int(model.cfg.n_layers):
+        raise ConfigError(f"{len(transcoders.layers)} transcoders do not fit {model.cfg.n_layers} layers")
+    width = transcoders.layers[0].encoder.shape[1]
+    if width != int(model.cfg.d_model):
+        raise ConfigError(f"transcoders of width {width} do not fit a model of width {model.cfg.d_model}")
     one = prompts.take([index])
     check_context(model, one)
     try:
@@ -88,11 +103,7 @@ def attribution_graph(
     except UnknownForm as error:
         raise ModelError(f"the graph of {info(model).name} cannot be drawn: {error}") from None
     with undisturbed(model):
-        entry, read = runs.entry[0, : int(runs.ends[0])], int(runs.reads[0, 0])
-        frozen = Frozen.of(runs.net, entry, transcoders.reads)
-        # Learned positions are a bias; what other forms embed is the tokens alone.
-        embedded = entry if runs.net.rotary else model.W_E.detach()[one.tokens[0, : len(entry)].to(entry.device)]
-        return _Tracer(frozen, transcoders, entry, embedded, one, read).graph(logits, mass, memory)
+        return one, runs, Frozen.of(runs.net, runs.entry[0, : int(runs.ends[0])], transcoders.reads)
 
 
 class _Tracer:
