@@ -128,8 +128,11 @@ def prune(graph: Graph, *, nodes: float = 0.8, edges: float = 0.98) -> Pruned:
 
 def _fewest(size: Float[Tensor, " one"], share: float) -> Bool[Tensor, " one"]:
     """The fewest, the largest first, that together have this share of the whole."""
-    order = size.argsort(descending=True, stable=True)
+    total = size.sum(dtype=torch.float64)
+    # Those below this, all together, lack less than what may be left out.
+    among = (size > (1 - share) * float(total) / len(size)).nonzero().flatten()
+    order = among[size[among].argsort(descending=True, stable=True)]
     before = size[order].double().cumsum(0) - size[order]
     found = torch.zeros(len(size), dtype=torch.bool, device=size.device)
-    found[order[before < share * size.sum(dtype=torch.float64)]] = True
+    found[order[before < share * total]] = True
     return found
