@@ -24,7 +24,7 @@ from interp.errors import ConfigError, ModelError, PromptError
 from interp.models.edits import Add, Constant, Copy, Edit, ProjectOut, Zero
 from interp.models.load import load_model
 from interp.models.run import capture, edit
-from interp.models.sweeps import Edits, Readout, generic, packed, places, runs, sweep
+from interp.models.sweeps import Edits, Readout, blocks, generic, packed, places, runs, sweep
 from interp.models.sweeps.grid import changed
 from interp.prompts import PromptPairs, Prompts
 from interp.sites import Site
@@ -359,3 +359,18 @@ def test_a_constant_for_each_column_and_numbers_of_numpy(path):
     torch.testing.assert_close(found[:, :2], found[:, 2:4], equal_nan=True)
     torch.testing.assert_close(found[:, 4], found[:, 5], equal_nan=True)
     torch.testing.assert_close(found[:, 6], found[:, 7], equal_nan=True)
+
+
+@pytest.mark.parametrize("form", ["gpt2", "llama", "mistral", "qwen2"])
+def test_long_prompts_mix_their_values_without_a_pattern(form, monkeypatch):
+    """With the limit set below these 11 columns: the same numbers."""
+    model, pairs = made(form), both_sides()
+    source = capture(model, pairs.clean, [Site(name, 1) for name in ("resid_pre", "z", "q", "v")])
+    cells = [[Edit(Site(name, 1), Copy(source), at=at)] for name in ("resid_pre", "z", "q", "v") for at in (None, 3)]
+    edits, readout = Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"])
+    written = sweep(model, edits, readout, path="packed").values
+    monkeypatch.setattr(blocks, "_LONG", 0)
+    monkeypatch.setattr(blocks.Network, "pattern", None)  # nobody asks for it
+    unwritten = sweep(model, edits, readout, path="packed").values
+    torch.testing.assert_close(written, unwritten, atol=2e-5, rtol=1e-5, equal_nan=True)
+    assert not torch.equal(written.nan_to_num(), unwritten.nan_to_num())

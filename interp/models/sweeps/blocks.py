@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
@@ -35,6 +35,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "relu": F.relu,
 }
+_LONG = 32
+"""Keys from which on a pattern is not written down if nobody asks for it."""
 _TOKENS_AT_ONCE = 1024
 """Tokens whose neurons are held at once."""
 
@@ -211,9 +213,14 @@ class Network:
         """One layer on whole prompts; what stands in `put` under a field's name is used in its place."""
         q, k, v = self.qkv(block, stream)
         q, k, v = put.get("q", q), put.get("k", k), put.get("v", v)
-        turned_k, pattern = self.attends(block, q, k)
-        pattern = put.get("pattern", pattern)
-        z = put.get("z", self.read(pattern, v))
+        if keep_pattern or "pattern" in put or torch.is_grad_enabled():
+            turned_k, pattern = self.attends(block, q, k)
+            pattern = put.get("pattern", pattern)
+            z = put.get("z", self.read(pattern, v))
+        else:
+            angles, here = self.angles(q.shape[1]), torch.arange(q.shape[1], device=q.device)
+            turned_k, pattern = turned(k, angles), None
+            z = put.get("z", self.mixed(block, turned(q, angles), turned_k, v, here.expand(len(q), -1)))
         attn_out = put.get("attn_out", block.attn_out(z))
         mid = put.get("mid", stream + attn_out)
         mlp_in = mid.view_as(mid)
@@ -252,11 +259,26 @@ class Network:
         scores = (queries @ keys).unflatten(2, (group, q.shape[1])).flatten(1, 2).mul_(block.scale)
         if block.cap is not None:
             scores = block.cap * torch.tanh(scores / block.cap)
-        distance = columns.clamp(min=0)[:, None, :, None] - torch.arange(k.shape[1], device=q.device)
-        hidden = distance < 0
-        if block.window is not None:
-            hidden |= distance >= block.window
+        hidden = ~_visible(block, columns, k.shape[1])
         return scores.masked_fill_(hidden, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype)
+
+    def mixed(
+        self,
+        block: Block,
+        q: Float[Tensor, "row query head d_head"],
+        k: Float[Tensor, "row key kv d_head"],
+        v: Float[Tensor, "row key kv d_head"],
+        columns: Int[Tensor, "row query"],
+    ) -> Float[Tensor, "row query head d_head"]:
+        """z; on long prompts without its pattern, which would take longer to write down than to use."""
+        if k.shape[1] < _LONG or block.cap is not None or q.dtype != torch.float32:
+            return self.read(self.pattern(block, q, k, columns), v)
+        seen = _visible(block, columns, k.shape[1])
+        parts = (part.transpose(1, 2) for part in (q, k, v))
+        found = F.scaled_dot_product_attention(
+            *parts, attn_mask=seen, scale=block.scale, enable_gqa=self.n_heads != self.n_kv
+        )
+        return found.transpose(1, 2)
 
     def read(
         self, pattern: Float[Tensor, "row head query key"], v: Float[Tensor, "row key kv d_head"]
@@ -283,6 +305,12 @@ class Network:
 
     def _capped(self, logits: Tensor) -> Tensor:
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+def _visible(block: Block, columns: Int[Tensor, "row query"], keys: int) -> Bool[Tensor, "row one query key"]:
+    """Which keys each query sees."""
+    distance = columns.clamp(min=0)[:, None, :, None] - torch.arange(keys, device=columns.device)
+    return (distance >= 0) if block.window is None else (distance >= 0) & (distance < block.window)
 
 
 def turned(

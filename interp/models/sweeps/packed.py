@@ -244,11 +244,14 @@ class _Climb:
                 columns = torch.arange(lowest, self.columns, device=k.device).expand(len(k), -1)
             table = q.new_zeros(len(k), self.net.n_heads, columns.shape[1], self.net.d_head).transpose(1, 2)
             table[rows.row, place] = turned(q, at_columns(angles, rows.column))
-            pattern = self.net.pattern(block, table, k, columns)
-            for group, hit, cell in self.plan.hits(sites["pattern"], rows.cell):
-                touched = self._touched(group, rows, hit, cell)
-                pattern[hit] = group.edit.apply(pattern[hit], touched, self.index[rows.prompt[hit]])
-            z = self.net.read(pattern, v)[rows.row, place]
+            if "pattern" in mixing:
+                pattern = self.net.pattern(block, table, k, columns)
+                for group, hit, cell in self.plan.hits(sites["pattern"], rows.cell):
+                    touched = self._touched(group, rows, hit, cell)
+                    pattern[hit] = group.edit.apply(pattern[hit], touched, self.index[rows.prompt[hit]])
+                z = self.net.read(pattern, v)[rows.row, place]
+            else:
+                z = self.net.mixed(block, table, k, v, columns)[rows.row, place]
             if last and not narrow:
                 kept = self._read(rows)
                 rows, z = rows.keep(kept), z[kept]
