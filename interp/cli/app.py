@@ -16,6 +16,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from interp.cli.data_judge import data_safety_judge
+from interp.cli.graph import graph_command
 from interp.cli.monitor import Watcher, monitor_command
 from interp.cli.options import named
 from interp.cli.probe import probe_command
@@ -462,6 +463,7 @@ def data_kill_switch(
     out_console.print(f"{n:,} rows: {out}", soft_wrap=True)
 
 
+app.command("graph")(graph_command)
 app.command("probe")(probe_command)
 app.command("monitor")(monitor_command)
 data_app.command("safety-judge")(data_safety_judge)

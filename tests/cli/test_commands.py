@@ -15,7 +15,7 @@ from tests.cli import interp, text_model
 LENS = ("--only", "logit-lens", "--no-png", "--quiet", "--out", "out", "--config", "settings.yaml")
 SMALL = "problems: 20\npairs_per_kind: 20\nuntrained: 0\nlayers: [0, 1]\n"
 HELP = {
-    (): ["run", "analyze", "compare", "train", "finetune", "probe", "monitor", "list", "data"],
+    (): ["run", "analyze", "compare", "train", "finetune", "probe", "graph", "monitor", "list", "data"],
     ("run",): [
         "--base",
         "--finetuned",
@@ -34,6 +34,16 @@ HELP = {
         "--quiet",
     ],
     ("probe",): ["--port", "--template", "--safe", "--unsafe", "--text", "--out", "--device", "--threads"],
+    ("graph",): [
+        "--transcoders",
+        "--prompt",
+        "--out",
+        "--name",
+        "--max-feature-nodes",
+        "--nodes",
+        "--edges",
+        "--device",
+    ],
     ("monitor",): ["--out", "--data", "--text-column", "--label-column", "--template", "--visualize", "--quiet"],
     ("analyze",): [
         "--examples",
