@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from interp.circuits.graph import Graph
-from interp.circuits.influence import Pruned, influence
+from interp.circuits.influence import Pruned
 from interp.errors import ConfigError
 
 
@@ -55,7 +55,7 @@ def neuronpedia(
 
 def _nodes(graph: Graph, kept: Pruned, answers: Sequence[str]) -> dict[int, dict[str, Any]]:
     """The nodes that are left, by their number as a source; logits come after all sources."""
-    found = influence(graph)
+    found = kept.influence
     features, errors, tokens, _ = graph.sources
     size = torch.cat([found.features, found.errors, found.tokens])
     order = size.argsort(descending=True, stable=True)

@@ -89,6 +89,8 @@ def capped(graph: Graph, most: int) -> tuple[Graph, float]:
 class Pruned:
     """Which nodes and edges are left."""
 
+    influence: Influence
+    """Of the graph before pruning."""
     features: Bool[Tensor, " feature"]
     errors: Bool[Tensor, " error"]
     tokens: Bool[Tensor, " token"]
@@ -123,7 +125,7 @@ def prune(graph: Graph, *, nodes: float = 0.8, edges: float = 0.98) -> Pruned:
             break
         kept = less
     ends = kept[:, features:].any(0)
-    return Pruned(alive, ends[:errors], ends[errors:], kept)
+    return Pruned(found, alive, ends[:errors], ends[errors:], kept)
 
 
 def _fewest(size: Float[Tensor, " one"], share: float) -> Bool[Tensor, " one"]:

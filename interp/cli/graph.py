@@ -24,8 +24,8 @@ def graph_command(
 ) -> None:
     """Which features, tokens and errors make the answer to a prompt, and through which edges?
 
-    Writes NAME.safetensors and NAME.json (the whole graph) and neuronpedia/NAME.json (its pruned part, for Neuronpedia
-    and circuit-tracer's front end), and says how far the graph holds.
+    Writes the graph (NAME.safetensors, NAME.json) and its pruned part for Neuronpedia and circuit-tracer's front end
+    (neuronpedia/NAME.json), and says how far the graph holds.
     """
     if not (0 < nodes <= 1 and 0 < edges <= 1):
         raise ConfigError(f"--nodes and --edges are shares above 0 and at most 1, not {nodes} and {edges}")
@@ -37,7 +37,7 @@ def graph_command(
     from interp.circuits.export import neuronpedia
     from interp.circuits.formats import read_transcoders
     from interp.circuits.graph import attribution_graph
-    from interp.circuits.influence import capped, influence, prune
+    from interp.circuits.influence import capped, prune
     from interp.circuits.store import GraphStore, named
     from interp.files import make_folder, write_json
     from interp.models.load import load_model
@@ -52,7 +52,8 @@ def graph_command(
     whole = attribution_graph(found, made, prompts)
     check = check_graph(found, made, prompts, whole)
     less, folded = capped(whole, max_feature_nodes)
-    told, kept = influence(less), prune(less, nodes=nodes, edges=edges)
+    kept = prune(less, nodes=nodes, edges=edges)
+    told = kept.influence
     agreement = check.agreement()
     error = float(check.frozen_error.max()) if len(check.frozen_error) else 0.0
     GraphStore.at(out).write(
