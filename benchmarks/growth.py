@@ -34,7 +34,7 @@ def lines(quick: bool) -> list[Line]:
     """Length 8 to 256, layers 2 to 24, pairs 1 to 64; with `quick` two points of each."""
     lengths, layers, pairs = (8, 16, 32, 64, 128, 256), (2, 4, 8, 12, 16, 24), (1, 2, 4, 8, 16, 32, 64)
     if quick:
-        lengths, layers, pairs = (16, 64), (2, 8), (1, 16)
+        lengths, layers, pairs = (8, 32), (2, 6), (1, 8)
     return [
         Line("tokens", lengths, lambda value: _task(tokens=value, pairs=2)),
         Line("layers", layers, lambda value: _task(layers=value)),

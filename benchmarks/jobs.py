@@ -104,7 +104,7 @@ def tasks(quick: bool) -> list[Task]:
     # Probes see drawn activations, whose number and width alone matter.
     found = [task for task in found if task.job.key != "probing" or task.shape == shapes[-1]]
     if quick:
-        return [*found, Task(JOBS["residual"], MIDDLE, Case(pairs=2))]
+        return [*found, Task(JOBS["residual"], MIDDLE, Case(pairs=1))]
     others = [Task(JOBS["residual"], GPT2, Case(first=2)), Task(JOBS["residual"], GPT2, Case(pairs=1))]
     others.append(Task(JOBS["heads"], GPT2, Case(first=2)))
     return [*found, *others]

@@ -103,12 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--runs", type=int, help="rounds in which every tool runs once (5, quick: 3)")
     parser.add_argument(
-        "--longest", type=float, help="seconds above which a loop is timed on some cells (20, quick: 2)"
+        "--longest", type=float, help="seconds above which a loop is timed on some cells (20, quick: 1)"
     )
     parser.add_argument("--patience", type=float, default=1800, help="seconds after which a tool is given up")
     parser.add_argument("--out", type=Path, default=report.RESULTS)
     given = parser.parse_args(arguments)
-    usual = Settings(runs=3, longest=2.0, shortest=0.15) if given.quick else Settings()
+    usual = Settings(runs=3, longest=1.0, shortest=0.1) if given.quick else Settings()
     settings = replace(usual, runs=given.runs or usual.runs, longest=given.longest or usual.longest)
     torch.set_num_threads(1)
     chosen = given.tools or [tool.name for tool in TOOLS if not given.quick or tool.name != GENERIC]
