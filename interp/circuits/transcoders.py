@@ -93,17 +93,21 @@ class Transcoders:
     ) -> tuple[list[Float[Tensor, "... feature"]], list[Float[Tensor, "... d_model"]]]:
         """Activations of every layer, and what they say that each MLP writes, from every layer's input."""
         found = [one.encode(x) for one, x in zip(self.layers, inputs, strict=True)]
-        written = []
-        for number, (one, x) in enumerate(zip(self.layers, inputs, strict=True)):
-            out = one.decoder_bias.expand_as(x)
-            if one.skip is not None:
-                out = out + F.linear(x, one.skip)
-            for below in range(number + 1):
-                decoder = self.layers[below].decoder
-                if number - below < decoder.shape[1]:
-                    out = out + found[below] @ decoder[:, number - below]
-            written.append(out)
-        return found, written
+        return found, [self.written(number, found, x) for number, x in enumerate(inputs)]
+
+    def written(
+        self, layer: int, found: Sequence[Float[Tensor, "... feature"]], x: Float[Tensor, "... d_model"]
+    ) -> Float[Tensor, "... d_model"]:
+        """What they say that a layer's MLP writes, from its input and the activations up to it."""
+        one = self.layers[layer]
+        out = one.decoder_bias.expand_as(x)
+        if one.skip is not None:
+            out = out + F.linear(x, one.skip)
+        for below in range(layer + 1):
+            decoder = self.layers[below].decoder
+            if layer - below < decoder.shape[1]:
+                out = out + found[below] @ decoder[:, layer - below]
+        return out
 
     def to(self, dtype: torch.dtype) -> Transcoders:
         """All weights in another precision."""

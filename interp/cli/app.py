@@ -330,6 +330,7 @@ def train_command(
     from interp.files import data_dir
     from interp.studies.language import kind_of, read_language_recipe, run_language_recipe
     from interp.studies.recipe import command_line, read_recipe, run_recipe
+    from interp.studies.safety_circuits.recipe import read_chat_recipe, run_chat_recipe
     from interp.studies.safety_judge.recipe import read_judge_recipe, run_judge_recipe
     from interp.studies.safety_judge.update import read_judge_update, run_judge_update
 
@@ -339,6 +340,7 @@ def train_command(
         recipe = shipped
     kinds: dict[str | None, tuple[Any, Any]] = {
         "language": (read_language_recipe, run_language_recipe),
+        "chat": (read_chat_recipe, run_chat_recipe),
         "judge": (read_judge_recipe, run_judge_recipe),
         "judge-update": (read_judge_update, run_judge_update),
     }
@@ -372,6 +374,9 @@ def train_command(
         weak = card["held_out"]["weak acts"]
         said = " -> ".join(f"{weak[when]['accuracy']['value']:.2%}" for when in ("before", "after"))
         said += " of held-out requests with weak acts"
+    elif card.get("kind") == "chat":
+        pairs = {side: one["value"] for side, one in card["held_out"]["held-out pairs"].items()}
+        said = f"of held-out pairs {pairs['refused']:.2%} refused, {pairs['complied']:.2%} complied with"
     else:
         said = f"{card['held_out']['next token right']:.2%} of held-out tokens"
     out_console.print(f"{wanted.name}: {said}, {card['steps_trained']:,} steps, {card['seconds']:.0f} s")

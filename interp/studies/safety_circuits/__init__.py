@@ -1,0 +1,1 @@
+"""Safety circuits: which features of a model are about harm, and how they are wired."""
