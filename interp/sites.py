@@ -42,9 +42,11 @@ AXES: dict[str, tuple[str, ...]] = {
     "z": _HEADS,
     "pattern": ("prompt", "head", "query", "key"),
     "mlp_post": ("prompt", "pos", "neuron"),
+    "features": ("prompt", "pos", "feature"),
     "logits": ("prompt", "read", "vocab"),
 }
-"""Axes of each site's tensor. `k` and `v` have the key-value heads; `logits` only the columns that are read."""
+"""Axes of each site's tensor. `k` and `v` have the key-value heads; `logits` only the columns that are read; `features`
+are those of transcoders that were attached to the model."""
 
 
 @dataclass(frozen=True, order=True)
@@ -71,14 +73,14 @@ class Site:
 
     @property
     def unit_axis(self) -> int | None:
-        """The axis that counts heads or neurons, where the site has one."""
-        return next((i for i, axis in enumerate(self.axes) if axis in ("head", "neuron")), None)
+        """The axis that counts heads, neurons or features, where the site has one."""
+        return next((i for i, axis in enumerate(self.axes) if axis in ("head", "neuron", "feature")), None)
 
     @property
     def hook(self) -> str:
         """TransformerLens' name for the hook point."""
         if self.name not in _HOOKS:
-            raise ConfigError(f"{self.name} is read from the output and has no hook")
+            raise ConfigError(f"{self.name} has no hook of TransformerLens")
         return _HOOKS[self.name].format(self.layer)
 
 

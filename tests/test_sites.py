@@ -5,7 +5,9 @@ from interp.errors import ConfigError
 from interp.models.run import capture
 from interp.sites import AXES, Site, every
 
-LAYERED = [name for name in AXES if name != "logits"]
+OWN = [name for name in AXES if name != "features"]
+"""Sites that a model has by itself; features come with transcoders."""
+LAYERED = [name for name in OWN if name != "logits"]
 
 
 def test_every_site_is_a_hook_of_the_model(model):
@@ -18,13 +20,13 @@ def test_every_site_is_a_hook_of_the_model(model):
 
 def test_axes_say_the_shape_of_what_is_captured(model, ragged):
     _, prompts = ragged
-    found = capture(model, prompts, list(AXES))
+    found = capture(model, prompts, OWN)
     heads = dict.fromkeys(AXES, model.cfg.n_heads)
     # Llama and Qwen share each key and value head between two query heads.
     shared = getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
     heads |= {"k": shared, "v": shared}
     n, width = prompts.tokens.shape
-    for name in AXES:
+    for name in OWN:
         tensor = found[Site(name, 1 if name in LAYERED else -1)]
         size = {"prompt": n, "pos": width, "query": width, "key": width, "d_model": 24, "d_head": 6, "read": 1}
         size |= {"head": heads[name], "vocab": model.cfg.d_vocab, "neuron": model.cfg.d_mlp}
@@ -40,10 +42,11 @@ def test_a_site_has_a_name_and_axes():
     assert all(axes[0] == "prompt" for axes in AXES.values())
 
 
-def test_the_axis_of_heads_and_neurons():
+def test_the_axis_of_heads_neurons_and_features():
     assert {name: Site(name, 0).unit_axis for name in AXES} == {
         "resid_pre": None, "resid_mid": None, "resid_post": None, "attn_out": None, "mlp_out": None,
-        "q": 2, "k": 2, "v": 2, "z": 2, "pattern": 1, "mlp_post": 2, "logits": None,
+        "q": 2, "k": 2, "v": 2, "z": 2, "pattern": 1, "mlp_post": 2, "features": 2,
+        "logits": None,
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from interp.circuits.transcoders import Reads
+from interp.circuits.transcoders import Reads, read_by
 from interp.models.sweeps.blocks import Layer, Network, Norm
 
 
@@ -44,9 +44,7 @@ class Frozen:
     def inputs(self, layer: int) -> Float[Tensor, "pos d_model"]:
         """What the features of a layer read."""
         mid, norm = self.layers[layer].mid[0], self.net.blocks[layer].ln2
-        if self.reads == "resid_mid":
-            return mid
-        return norm.of(mid) if self.reads == "mlp_in" else norm.tidy(mid) / norm.scale(mid)
+        return read_by(norm, mid, self.reads)
 
     def inputs_bias(self, layer: int) -> Float[Tensor, " d_model"]:
         """What they would read of an empty stream: the bias of the norm."""

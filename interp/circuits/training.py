@@ -20,7 +20,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from interp.circuits.transcoders import Reads, Transcoder, Transcoders
+from interp.circuits.transcoders import Reads, Transcoder, Transcoders, read_by
 from interp.errors import ConfigError, ModelError
 from interp.models.load import HookedTransformer, info
 from interp.models.run import embedded, undisturbed
@@ -75,7 +75,7 @@ def activations_of(
     inputs, outputs, stream = [], [], entry
     for block in net.blocks:
         layer = net.layer(block, stream)
-        inputs.append(_read(block, layer.mid, reads))
+        inputs.append(read_by(block.ln2, layer.mid, reads))
         outputs.append(layer.mlp_out)
         stream = layer.after
     return inputs, outputs
@@ -182,12 +182,6 @@ def _network(model: HookedTransformer) -> Network:
         raise ModelError(f"transcoders of {info(model).name} cannot be trained or judged: {error}") from None
 
 
-def _read(block: Any, mid: Float[Tensor, "... d_model"], reads: Reads) -> Float[Tensor, "... d_model"]:
-    if reads == "resid_mid":
-        return mid
-    return block.ln2.of(mid) if reads == "mlp_in" else block.ln2.tidy(mid) / block.ln2.scale(mid)
-
-
 def _carried(
     net: Network,
     entry: Float[Tensor, "prompt pos d_model"],
@@ -202,7 +196,7 @@ def _carried(
         if instead is None:
             stream = mid + block.mlp_out(mid.flatten(0, 1)).view_as(mid)
         elif isinstance(instead, Transcoders):
-            x = _read(block, mid, instead.reads)
+            x = read_by(block.ln2, mid, instead.reads)
             found.append(instead.layers[at].encode(x))
             stream = mid + instead.written(at, found, x)
         else:

@@ -18,9 +18,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from interp.errors import ConfigError
+from interp.models.sweeps.blocks import Norm
 
 Reads = Literal["resid_mid", "normalized", "mlp_in"]
 """What features read: the stream, the stream over the scale of the MLP's norm, or what that norm gives."""
+
+
+def read_by(norm: Norm, mid: Float[Tensor, "... d_model"], reads: Reads) -> Float[Tensor, "... d_model"]:
+    """What features read of the stream between attention and MLP, whose norm is given."""
+    if reads == "resid_mid":
+        return mid
+    return norm.of(mid) if reads == "mlp_in" else norm.tidy(mid) / norm.scale(mid)
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from interp.errors import ModelError, PromptError
 from interp.models.edits import Edit
+from interp.models.features import NAME, feature_hooks, feature_sites
 from interp.models.load import HookedTransformer
 from interp.prompts import Prompts
 from interp.sites import Site, every
@@ -122,8 +123,10 @@ def forward(
     changes = changes or {}
     kept: dict[Site, Tensor] = {}
     points = model.hook_dict
-    hooks = edit_hooks(model, points, changes)
-    hooks.extend((_point(model, points, site), _keeping(kept, site)) for site in keep if site.name != "logits")
+    hooks = feature_hooks(model, points, keep, changes, kept)
+    hooks += edit_hooks(model, points, {site: some for site, some in changes.items() if site.name != NAME})
+    hooked = (site for site in keep if site.name not in ("logits", NAME))
+    hooks.extend((_point(model, points, site), _keeping(kept, site)) for site in hooked)
     logits_wanted = Site("logits") in keep
     if logits_wanted and reads is None:
         raise PromptError("logits were asked for, but the prompts read no column")
@@ -298,6 +301,8 @@ def numbers(model: HookedTransformer, site: Site, width: int, reads: int = 1) ->
         "pos": width, "query": width, "key": width, "read": reads, "d_model": cfg.d_model, "d_head": cfg.d_head,
         "head": cfg.n_heads, "neuron": cfg.d_mlp or 4 * cfg.d_model, "vocab": cfg.d_vocab,
     }  # fmt: skip
+    if site.name == NAME:
+        sizes["feature"] = feature_sites(model).sizes[site.layer]
     return prod(int(sizes.get(axis, 1)) for axis in site.axes)
 
 

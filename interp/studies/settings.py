@@ -113,9 +113,9 @@ class Settings(BaseModel):
     @classmethod
     def _known_sites(cls, value: list[str]) -> list[str]:
         for name in value:
-            if name not in AXES or name == "logits":
+            if name not in AXES or name in ("logits", "features"):
                 raise ValueError(
-                    f"there is no site {name!r}; choose from {', '.join(s for s in AXES if s != 'logits')}"
+                    f"there is no site {name!r}; choose from {', '.join(s for s in AXES if s not in ('logits', 'features'))}"
                 )
         return value
 

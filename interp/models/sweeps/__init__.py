@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Literal
 
 from interp.errors import ConfigError, ModelError
+from interp.models.features import NAME
 from interp.models.load import HookedTransformer, info
 from interp.models.run import MEMORY, check_context, check_edits, undisturbed
 from interp.models.sweeps.blocks import UnknownForm
@@ -56,6 +57,8 @@ def sweep(
     why_not = "asked for"
     if path != "generic":
         try:
+            if any(edit.site.name == NAME for cell in edits.cells for edit in cell):
+                raise UnknownForm("features are read and changed through the bridge")
             runs = Runs.of(model, edits.prompts, memory=memory, known=known)
         except UnknownForm as error:
             if path == "packed":

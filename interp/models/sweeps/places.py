@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool
@@ -12,11 +12,12 @@ from torch import Tensor
 
 from interp.errors import ConfigError, PromptError
 from interp.models.edits import Edit, Value
+from interp.models.features import NAME, feature_sites
 from interp.models.load import HookedTransformer
 from interp.prompts import Position, Prompts
 from interp.sites import Site, every, numbers_of
 
-Axis = Literal["position", "head", "neuron"]
+Axis = Literal["position", "head", "neuron", "feature"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def places(
         return Places(sites, "position", chosen)
     if positions is not None:
         raise ConfigError(f"{site} is edited by head or neuron; choose one position with at instead of positions")
-    kind: Axis = "head" if sites[0].axes[unit_axis] == "head" else "neuron"
+    kind = cast("Axis", sites[0].axes[unit_axis])
     if at is not None:
         _check(at, prompts)
     count = unit_count(model, site)
@@ -106,8 +107,10 @@ def _check(position: Position, prompts: Prompts) -> None:
 
 
 def unit_count(model: HookedTransformer, site: str) -> int:
-    """How many heads or neurons a site has in each layer."""
+    """How many heads, neurons or features a site has in each layer, or in the layer that has most."""
     cfg = model.cfg
+    if site == NAME:
+        return max(feature_sites(model).sizes)
     if Site(site, 0).axes[Site(site, 0).unit_axis or 0] == "neuron":
         return int(cfg.d_mlp or 4 * cfg.d_model)
     grouped = getattr(cfg, "n_key_value_heads", None)
