@@ -114,9 +114,8 @@ class Settings(BaseModel):
     def _known_sites(cls, value: list[str]) -> list[str]:
         for name in value:
             if name not in AXES or name in ("logits", "features"):
-                raise ValueError(
-                    f"there is no site {name!r}; choose from {', '.join(s for s in AXES if s not in ('logits', 'features'))}"
-                )
+                known = ", ".join(site for site in AXES if site not in ("logits", "features"))
+                raise ValueError(f"there is no site {name!r}; choose from {known}")
         return value
 
     @field_validator("heads")

@@ -18,6 +18,7 @@ from interp.sites import Site
 from tests.circuits.test_graph import drawn
 from tests.models.test_sweeps import LAYERS, WIDTH, made, neox, plain
 
+MLP = ("c_fc.weight", "c_fc.bias", "c_proj.weight", "c_proj.bias")
 TINY = {"features": 48, "steps": 40, "tokens": 128, "learning_rate": 5e-3}
 
 
@@ -135,8 +136,8 @@ def test_transcoders_that_are_the_mlps_recover_everything_and_silent_ones_nothin
     with torch.no_grad():
         for parameter in alone.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
-    mlps = [alone.transformer.h[layer].mlp for layer in range(LAYERS)]
-    weights = [[one.detach().clone() for one in mlp.parameters()] for mlp in mlps]
+    kept = dict(alone.named_parameters())
+    weights = [[kept[f"transformer.h.{layer}.mlp.{name}"].detach().clone() for name in MLP] for layer in range(LAYERS)]
     model, prompts = load_model(alone, device="cpu", weights="raw"), asked(3)
     whole = Transcoders(tuple(Transcoder(up.T, a, down[:, None], b) for up, a, down, b in weights))
     found = quality(model, whole, prompts)
