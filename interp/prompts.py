@@ -254,7 +254,7 @@ class Prompts:
         """
         if not texts:
             raise PromptError("there are no prompts; give at least one")
-        ids = [encode(text, tokenizer) for text in texts]
+        ids = encode_all(texts, tokenizer)
         width = max(len(row) for row in ids)
         tokens = torch.tensor([row + [0] * (width - len(row)) for row in ids])
         mask = torch.arange(width) < torch.tensor([len(row) for row in ids])[:, None]
@@ -283,13 +283,32 @@ def encode(text: str, tokenizer: PreTrainedTokenizerBase | Any) -> list[int]:
         found = tokenizer(text, return_offsets_mapping=True) if fast else tokenizer(text)
     except Exception as error:  # tokenizers raises plain Exception for what its model cannot express
         raise PromptError(f"the tokenizer cannot express {text!r}: {error}") from error
-    ids: list[int] = found["input_ids"]
+    return _expressed(text, found["input_ids"], found["offset_mapping"] if fast else None, _unknown(tokenizer))
+
+
+def encode_all(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | Any) -> list[list[int]]:
+    """What `encode` gives for each text, in one call of a fast tokenizer."""
+    if getattr(tokenizer, "is_fast", False) and texts and all(text.strip() for text in texts):
+        try:
+            found = tokenizer(list(texts), return_offsets_mapping=True)
+        except Exception:  # one by one, to name the text
+            return [encode(text, tokenizer) for text in texts]
+        unknown, rows = _unknown(tokenizer), zip(texts, found["input_ids"], found["offset_mapping"], strict=True)
+        return [_expressed(text, ids, spans, unknown) for text, ids, spans in rows]
+    return [encode(text, tokenizer) for text in texts]
+
+
+def _unknown(tokenizer: PreTrainedTokenizerBase | Any) -> int | None:
+    """The token that stands for what the tokenizer does not know, where it stands for nothing else."""
+    unknown: Any = tokenizer.unk_token_id
+    return None if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id) else unknown
+
+
+def _expressed(text: str, ids: list[int], spans: Sequence[tuple[int, int]] | None, unknown: int | None) -> list[int]:
+    """The token ids, if they hold all of the text."""
     if not ids:
         raise PromptError(f"the example {text!r} has no tokens; give it some text")
-    unknown: Any = tokenizer.unk_token_id
-    if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):  # some use one token for both
-        unknown = None
-    lost = _lost(text, ids, found["offset_mapping"], unknown) if fast else [text] if unknown in ids else []
+    lost = _lost(text, ids, spans, unknown) if spans is not None else [text] if unknown in ids else []
     if lost:
         shown = " ".join(map(repr, lost[:5])) + (" ..." if len(lost) > 5 else "")
         raise PromptError(f"the example {text!r} has what the model's tokenizer cannot express: {shown}; reword it")

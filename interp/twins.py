@@ -16,7 +16,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from interp.errors import PromptError
-from interp.prompts import Prompts, Rows, encode
+from interp.prompts import Prompts, Rows, encode_all
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,7 +120,7 @@ class Twins:
         if not texts:
             raise PromptError("there are no texts; give at least one that holds the control token")
         control, *others = [single_token(one, tokenizer) for one in (token, *neutral)]
-        rows = [encode(text, tokenizer) for text in texts]
+        rows = encode_all(texts, tokenizer)
         for text, ids in zip(texts, rows, strict=True):
             if ids.count(control) != 1:
                 raise PromptError(f"the token {token!r} stands {ids.count(control)} times in {text!r}; it must once")

@@ -81,16 +81,16 @@ class Judge:
         made = Prompts.from_texts([f"{before}{text}{after}" for text in texts], self.model.tokenizer)
         names = list(dict.fromkeys(name for one in spans or () for name in one))
         roles = ("text.first", "text.last", *(role for name in names for role in (f"{name}.first", name)))
-        columns = {role: torch.full((len(texts),), -1) for role in roles}
-        for i, text in enumerate(texts):
-            places = self.places(made.texts[i])
+        columns = {role: [-1] * len(texts) for role in roles}
+        for i, (text, places) in enumerate(zip(texts, self.all_places(made.texts), strict=True)):
             whole = _within(places, len(before), len(before) + len(text))
             columns["text.first"][i], columns["text.last"][i] = whole[0], whole[-1]
             for name, (start, end) in (spans[i] if spans is not None else {}).items():
                 there = _within(places, len(before) + start, len(before) + end)
                 columns[f"{name}.first"][i], columns[name][i] = there[0], there[-1]
         return replace(
-            made, texts=tuple(texts), roles={**made.roles, **columns, "verdict": made.lengths - 1},
+            made, texts=tuple(texts),
+            roles={**made.roles, **{r: torch.tensor(c) for r, c in columns.items()}, "verdict": made.lengths - 1},
             answers=torch.full((len(texts), 1), self.unsafe), read_names=("verdict",),
             labels=made.labels if labels is None else labels.reset_index(drop=True),
             groups=made.groups if groups is None else groups.cpu().long(),
@@ -111,10 +111,14 @@ class Judge:
 
     def places(self, text: str) -> list[tuple[int, int]]:
         """Where each token of a text stands, as spans of its characters; (0, 0) for added tokens."""
+        return self.all_places([text])[0]
+
+    def all_places(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """The same for each of several texts, in one call of the tokenizer."""
         tokenizer: Any = self.model.tokenizer
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(f"the tokenizer of {info(self.model).name} does not say where its tokens stand in a text")
-        return tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        return tokenizer(list(texts), return_offsets_mapping=True)["offset_mapping"]
 
 
 def load_judge(

@@ -209,7 +209,7 @@ class _Candidates:
         self.same: dict[str, list[int]] = {}
         for name, i in self.number.items():
             self.same.setdefault(name.lower(), []).append(i)
-        self.offsets = [judge.places(judge.template.replace("{prompt}", text)) for text in self.prompts.texts]
+        self.offsets = judge.all_places([judge.template.replace("{prompt}", text) for text in self.prompts.texts])
 
     def of(self, prompt: int, text: str, span: Span) -> tuple[Int[Tensor, " candidate"], Float[Tensor, " candidate"]]:
         """Numbers of the names that may stand in a span, and the estimates of the change."""
