@@ -197,15 +197,16 @@ def _request(text: str, template: str, parts: dict[str, str]) -> Request:
     return Request(text, unsafe(**_named(parts)), pair, kind, template, **parts)
 
 
+def _pick(rng: np.random.Generator, some: Sequence[str]) -> str:
+    return some[int(rng.integers(len(some)))]  # `rng.choice` makes an array of them each time
+
+
 def _draw(
     rng: np.random.Generator, kind: Kind, names: Sequence[str], acts: Words, objects: str, weak_in_safe: bool
 ) -> Request:
-    def pick(some: Sequence[str]) -> str:
-        return some[int(rng.integers(len(some)))]  # `rng.choice` makes an array of them each time
-
     domains = list(DOMAINS)
-    own = pick(domains)
-    other = pick([name for name in domains if name != own])
+    own = _pick(rng, domains)
+    other = _pick(rng, [name for name in domains if name != own])
     pool = {"known": DOMAINS[own].acts, "weak": DOMAINS[own].weak, "new": DOMAINS[own].new_acts}[acts]
     if weak_in_safe and kind.startswith("no pair"):
         pool = (*DOMAINS[own].acts, *DOMAINS[own].weak)
@@ -213,15 +214,15 @@ def _draw(
     things = target.new_objects if objects == "new" else target.objects
     excusing = {"pair": None, "no pair": None, "excused pair": own, "pair in other context": other}.get(kind, "any")
     if excusing == "any":
-        excusing = pick(domains)
+        excusing = _pick(rng, domains)
     contexts = CONTEXTS if excusing is None else DOMAINS[excusing].excuses
-    parts = {"act": pick(pool), "object": pick(things), "context": pick(contexts)}
-    template = pick(names)
-    frame = pick(FRAMES).format(context=parts["context"])
+    parts = {"act": _pick(rng, pool), "object": _pick(rng, things), "context": _pick(rng, contexts)}
+    template = _pick(rng, names)
+    frame = _pick(rng, FRAMES).format(context=parts["context"])
     words = TEMPLATES[template].format(act=parts["act"], object=parts["object"], context=frame).split()
     for _ in range(rng.binomial(2, FILLED)):
-        words.insert(int(rng.integers(len(words))), pick(FILLERS))
+        words.insert(int(rng.integers(len(words))), _pick(rng, FILLERS))
     text = " ".join(words)
-    aside = pick(ASIDES) if rng.random() < 0.5 else ""
+    aside = _pick(rng, ASIDES) if rng.random() < 0.5 else ""
     text = f"{aside} {text}" if rng.random() < 0.5 else f"{text} {aside}"
     return _request(text.strip(), template, parts)
