@@ -300,7 +300,14 @@ def dealt(
     Groups whose prompts share a label exchange labels, each getting one; groups that hold several shuffle them among
     their own prompts, so that what a group has in common never tells the labels apart.
     """
-    shuffled = codes.copy()
+    return dealt_often(codes, groups, rng, 1)[0]
+
+
+def dealt_often(
+    codes: Shaped[np.ndarray, " prompt"], groups: Shaped[np.ndarray, " prompt"], rng: np.random.Generator, times: int
+) -> Shaped[np.ndarray, "time prompt"]:
+    """Labels dealt out anew as by `dealt`, several times in a row."""
+    shuffled = np.repeat(codes[None], times, axis=0)
     kept = np.flatnonzero(codes >= 0)
     names, first, index = np.unique(groups[kept], return_index=True, return_inverse=True)
     own = codes[kept]
@@ -308,12 +315,13 @@ def dealt(
     np.logical_or.at(mixed, index, own != own[first][index])
     alone = ~mixed[index]
     given = own[first]
-    given[~mixed] = rng.permutation(given[~mixed])
-    shuffled[kept[alone]] = given[index[alone]]
-    if mixed.any():
-        inner = kept[~alone]
-        order = inner[np.argsort(groups[inner], kind="stable")]
-        shuffled[order] = codes[inner][np.lexsort((rng.random(len(inner)), groups[inner]))]
+    inner = kept[~alone]
+    order = inner[np.argsort(groups[inner], kind="stable")]
+    for row in shuffled:
+        given[~mixed] = rng.permutation(own[first][~mixed])
+        row[kept[alone]] = given[index[alone]]
+        if len(inner):
+            row[order] = codes[inner][np.lexsort((rng.random(len(inner)), groups[inner]))]
     return shuffled
 
 

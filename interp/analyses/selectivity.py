@@ -19,7 +19,7 @@ from scipy import stats
 from torch import Tensor
 
 from interp.errors import ConfigError, PromptError
-from interp.estimates import dealt, halves
+from interp.estimates import dealt_often, halves
 from interp.prompts import Position
 from interp.tensors import Activations
 
@@ -132,7 +132,7 @@ def _tested(
     observed = _eta(x, codes[None], n_classes)[0]
     exceeded = np.zeros(len(observed))
     for first in range(0, permutations, _AT_ONCE):
-        shuffled = np.stack([dealt(codes, groups, rng) for _ in range(min(_AT_ONCE, permutations - first))])
+        shuffled = dealt_often(codes, groups, rng, min(_AT_ONCE, permutations - first))
         exceeded += (_eta(x, shuffled, n_classes) >= observed * (1 - 1e-9)).sum(0)
     return observed, (1 + exceeded) / (1 + permutations)
 

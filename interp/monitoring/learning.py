@@ -19,7 +19,7 @@ from interp.analyses.verdicts import Verdicts
 from interp.estimates import (
     FEWEST_GROUPS,
     Estimate,
-    dealt,
+    dealt_often,
     mean,
     mean_value,
     proportion,
@@ -225,11 +225,8 @@ def _chance(recording: Recording, seed: int) -> Float[np.ndarray, " shuffle"]:
     said = recording.log_odds[-1] > 0
     unsafe, groups = recording.unsafe, recording.groups
     rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(_SHUFFLES):
-        shuffled = dealt(unsafe.astype(int), groups, rng).astype(bool)
-        found.append(float((said == shuffled).mean()))
-    return np.array(found)
+    shuffled = dealt_often(unsafe.astype(int), groups, rng, _SHUFFLES).astype(bool)
+    return (said == shuffled).mean(1)
 
 
 def _stacked(parts: Sequence[Estimate]) -> Estimate:
