@@ -250,14 +250,11 @@ def _array(values: Any) -> Float[np.ndarray, "*axis"]:
 
 
 def _plain(tensor: Tensor) -> Any:
-    table = tensor.detach().double().cpu().numpy()
-    if table.ndim > 1:
-        return [_plain_row(part) if table.ndim == 2 else [_plain_row(row) for row in part] for part in table]
-    return _plain_row(table)
-
-
-def _plain_row(row: Float[np.ndarray, " value"]) -> list[float | None]:
-    return [_number(value) for value in row.tolist()]
+    """Nested lists of what `_number` gives."""
+    table = tensor.detach().double().cpu()
+    flat = zip(table.flatten().tolist(), table.isfinite().flatten().tolist(), strict=True)
+    short = [float(f"{value:.4g}") if finite else None for value, finite in flat]
+    return np.array(short, dtype=object).reshape(table.shape).tolist()
 
 
 def _number(value: float | None) -> float | None:
