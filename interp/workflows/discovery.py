@@ -23,7 +23,7 @@ from torch import Tensor
 from interp.analyses.ablation import Ablation
 from interp.analyses.patching import Patching
 from interp.errors import ConfigError, PromptError
-from interp.estimates import FEWEST_GROUPS, Estimate, halves, matched, mean, mean_value, ratio, ratio_value, sign_flip
+from interp.estimates import FEWEST_GROUPS, Estimate, halves, matched, mean_value, ratio, ratio_value, sign_flip
 from interp.prompts import Prompts
 from interp.workflows.selection import Chosen
 
@@ -211,10 +211,11 @@ def _confirmed(
     rows = torch.from_numpy(half)
     groups = trial.groups[rows]
     kinds = (trial.own[rows], trial.control[rows], (trial.own - trial.control)[rows])
-    if trial.whole is None:
-        parts = [mean(x, groups, seed=seed) for x in kinds]
+    if trial.whole is None:  # means, without the tests that `mean` makes
+        wholes = [torch.ones_like(x).masked_fill(x.isnan(), torch.nan) for x in kinds]
     else:
-        parts = [ratio(x, _spread(trial.whole[rows], x), groups, seed=seed) for x in kinds]
+        wholes = [_spread(trial.whole[rows], x) for x in kinds]
+    parts = [ratio(x, whole, groups, seed=seed) for x, whole in zip(kinds, wholes, strict=True)]
     tables = [np.stack([getattr(part, end) for end in ENDS], -1) for part in parts]
     return tables[0], tables[1], tables[2], sign_flip(kinds[2], groups, seed=seed), int(parts[2].n.max())
 
