@@ -37,6 +37,9 @@ _HALVINGS = 30
 _DECREASE = 1e-4
 """Share of what the slope promises by which a step must lower the loss."""
 
+_TOLD = 16
+"""Units in the last place of a column's largest value by which its training rows must differ to count."""
+
 _ROUNDING = 500
 """Units in the last place of a loss that may be rounding."""
 
@@ -209,7 +212,8 @@ def _fits(
     mean = train @ x / n
     spread = [(x - mean[:, fold, None]).square_().mT @ train[fold] for fold in range(len(train))]
     variance = torch.stack(spread, 1) / n
-    constant = variance <= n * eps * variance + (n * x.abs().amax(1)[:, None] * eps).square()
+    least = (n * eps).clamp(min=_TOLD * torch.finfo(kind).eps)
+    constant = variance <= n * eps * variance + (least * x.abs().amax(1)[:, None]).square()
     labels = one_hot(codes, classes).mT.double() * train[:, None, None]
     # Two vectors that are opposite bear the penalty of one that is twice as long twice over.
     opposite = (labels.any(3).sum(2) == 2) & (classes > 2)

@@ -162,6 +162,17 @@ def test_columns_that_do_not_vary_weigh_nothing():
     assert float(fitted(collinear()[0][None], collinear()[1], 3, strength=0.1)[0, :, -3:].abs().max()) < 1e-9
 
 
+def test_columns_that_single_precision_cannot_tell_from_one_value_weigh_nothing(monkeypatch):
+    """Held-out rows so far away that what the training rows differ by is lost in their rounding. Fits that read it
+    never end."""
+    monkeypatch.setattr(logistic, "_MOST_STEPS", 100)
+    x, codes = planted(60, 4, 2)
+    fold = torch.arange(60) % 3
+    odd = torch.cat([x, torch.where(fold == 0, 1e6, 0.1)[:, None] + 1e-3 * noise(60, 3, seed=1)], 1)
+    found, without = (held_out(each[None].float(), codes[None], fold, strength=0.1)[0, 0] for each in (odd, x))
+    assert bool((found[fold == 0] == without[fold == 0]).all())
+
+
 def test_equally_likely_classes_name_the_first():
     x, codes = torch.ones(1, 12, 3, dtype=torch.float64), torch.arange(12) % 3
     assert bool((held_out(x, codes[None], torch.arange(12) // 6, strength=0.1) == 0).all())
