@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +71,32 @@ def _writing(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"cannot write {target}: {error.strerror or error}; choose another folder") from error
+
+
+@contextmanager
+def atomic_folder(path: Path | str) -> Iterator[Path]:
+    """Fill a temporary sibling that takes the folder's name, and an older one's place, when the block ends well."""
+    target = Path(path)
+    mark = secrets.token_hex(6)
+    temporary, old = (target.with_name(f".{target.name}.{mark}.{end}") for end in ("part", "old"))
+    with _writing(target):
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file has this name")
+        temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        with _writing(target):
+            if target.exists():
+                target.replace(old)
+            try:
+                temporary.replace(target)
+            except OSError:
+                if old.exists():
+                    old.replace(target)
+                raise
+    finally:
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -52,6 +52,48 @@ def test_the_file_takes_its_name_when_the_block_ends(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_a_folder_takes_its_name_and_the_place_of_an_older_one_when_the_block_ends(tmp_path):
+    path = tmp_path / "deep" / "pages"
+    with files.atomic_folder(path) as temporary:
+        (temporary / "a.txt").write_text("a")
+        assert temporary.parent == path.parent
+        assert not path.exists()
+    with files.atomic_folder(path) as temporary:
+        (temporary / "b.txt").write_text("b")
+        assert names(path) == ["a.txt"]
+    assert names(path) == ["b.txt"]
+    assert names(path.parent) == ["pages"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Interrupted])
+def test_a_block_that_raises_leaves_the_old_folder(tmp_path, error):
+    path = tmp_path / "pages"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+
+    def broken():
+        with files.atomic_folder(path) as temporary:
+            (temporary / "new.txt").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        broken()
+    assert names(path) == ["old.txt"]
+    assert names(tmp_path) == ["pages"]
+
+
+def test_a_folder_does_not_take_the_place_of_a_file(tmp_path):
+    (tmp_path / "pages").write_text("x")
+
+    def taken():
+        with files.atomic_folder(tmp_path / "pages"):
+            pass
+
+    with pytest.raises(DataError, match="a file has this name; choose another folder"):
+        taken()
+    assert names(tmp_path) == ["pages"]
+
+
 def test_what_cannot_be_written_is_said_in_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder" / "full").mkdir(parents=True)
