@@ -98,7 +98,7 @@
     return h("li", {}, h("button", { type: "button", class: weight === null ? "step" : `step ${weight > 0 ? "plus" : "minus"}`, onclick: () => { choose(i); by("graph").focus({ preventScroll: true }); },
       onmouseenter: () => view.point(i), onmouseleave: () => view.point(null), onfocus: () => view.point(i), onblur: () => view.point(null) },
       weight === null ? null : h("span", { class: "weight", style: { width: `${Math.max(3, (100 * Math.abs(weight)) / most)}%` }, "aria-hidden": "true" }),
-      h("span", { class: "what" }, h("b", {}, view.title(i)), h("span", {}, graph.nodes.kind[i] === 2 ? `token ${graph.nodes.at[i]}` : `${hint(i) ? `${hint(i)} · ` : ""}${where(i)}`)), weight === null ? null : h("span", { class: "n" }, signed(weight))));
+      h("span", { class: "what" }, h("b", {}, view.title(i)), h("span", {}, graph.nodes.kind[i] === 2 ? `token ${graph.nodes.at[i]}` : graph.nodes.kind[i] === 3 ? `probability ${number(graph.nodes.chance[i])}` : `${hint(i) ? `${hint(i)} · ` : ""}${where(i)}`)), weight === null ? null : h("span", { class: "n" }, signed(weight))));
   }
   function ends(title, links, end) {
     const some = links.filter((k) => shown[graph.links[end][k]]), most = Math.abs(graph.links.weight[some[0]] ?? 1);
@@ -163,7 +163,7 @@
 
   const edge = (sign) => interp.s("svg", { width: 30, height: 10, class: "motif", "aria-hidden": "true" }, interp.s("g", { class: `edge ${sign}` }, interp.s("path", { d: "M1,5H29" })));
   const dot = (kind, d) => interp.s("svg", { width: 14, height: 14, viewBox: "0 0 14 14", class: `motif`, "aria-hidden": "true" }, interp.s("path", { class: `node ${kind}`, d }));
-  by("legend").replaceChildren(h("span", {}, dot("feature", "M7,2a5,5 0 1 0 .01,0Z"), "feature (darker: more influence)"), h("span", {}, dot("error", "M7,1L13,7L7,13L1,7Z"), "error"), h("span", {}, dot("token", "M2,2H12V12H2Z"), "token"), h("span", {}, dot("logit", "M7,1L13,12H1Z"), "logit"),
+  by("legend").replaceChildren(h("span", {}, dot("feature", "M7,2a5,5 0 1 0 .01,0Z"), "feature (fuller: more influence)"), h("span", {}, dot("error", "M7,1L13,7L7,13L1,7Z"), "error"), h("span", {}, dot("token", "M2,2H12V12H2Z"), "token"), h("span", {}, dot("logit", "M7,1L13,12H1Z"), "logit"),
     h("span", {}, edge("plus"), "adds"), h("span", {}, edge("minus"), "takes away"), h("span", { class: "apart" }, "Drag to move, wheel to zoom, click a node to follow its edges."));
 
   const asked = interp.params(), wanted = prompts.findIndex((row) => row.id === asked.get("prompt") && (!asked.has("category") || (row.category === asked.get("category") && row.kind === (asked.get("kind") || ""))));

@@ -41,7 +41,7 @@ interp.motif = (() => {
       made.append(arrow(a.x, a.y, b.x, b.y, edge.sign));
     }
     for (const { x, y, room, node } of spots.values()) {
-      const shown = bare(node.name), most = Math.max(4, Math.floor((room - 16) / 6.6));
+      const shown = bare(node.name), most = Math.max(4, Math.floor(Math.min(room - 16, width - x - 14) / 7.4));
       const shape = SHAPES[node.type](x, y);
       shape.setAttribute("class", `node ${node.type}`);
       made.append(shape, s("text", { class: "label", x: x + 12, y: y - 7 }, shown.length > most ? `${shown.slice(0, most - 1)}…` : shown, s("title", {}, node.name)));

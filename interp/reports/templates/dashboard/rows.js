@@ -48,8 +48,11 @@ interp.rows = ({ box, label, columns, height, detail = null, onsort, onrow = () 
     for (const column of columns) row.append(h("td", { class: `${column.class || ""} c-${column.key}` }, column.cell(id)));
     return row;
   }
-  function below_(id) {
-    if (!unfolded.has(id)) unfolded.set(id, h("tr", { class: "unfolded" }, h("td", { colspan: columns.length }, detail(id))));
+  function beneath(id) {
+    if (!unfolded.has(id)) {
+      unfolded.set(id, h("tr", { class: "unfolded" }, h("td", { colspan: columns.length }, detail(id))));
+      watch.observe(unfolded.get(id).firstChild); // it grows when its contexts come
+    }
     return unfolded.get(id);
   }
 
@@ -65,7 +68,7 @@ interp.rows = ({ box, label, columns, height, detail = null, onsort, onrow = () 
       row.classList.toggle("active", i === active);
       next.set(id, row);
       wanted.push(row);
-      if (open.has(id)) wanted.push(below_(id));
+      if (open.has(id)) wanted.push(beneath(id));
     }
     const keep = new Set(wanted);
     for (const row of [...body.children]) if (row !== above && row !== below && !keep.has(row)) row.remove();
@@ -98,8 +101,8 @@ interp.rows = ({ box, label, columns, height, detail = null, onsort, onrow = () 
   const watch = detail ? new ResizeObserver(redraw) : null;
   function toggle(id, wanted = !open.has(id)) {
     if (!detail) return;
-    if (wanted) { open.set(id, open.get(id) || 200); watch.observe(below_(id).firstChild); }
-    else { open.delete(id); watch.unobserve(unfolded.get(id)?.firstChild ?? below_(id).firstChild); unfolded.delete(id); }
+    if (wanted) open.set(id, open.get(id) || 200);
+    else { open.delete(id); if (unfolded.has(id)) watch.unobserve(unfolded.get(id).firstChild); unfolded.delete(id); }
     drawn.get(id)?.setAttribute("aria-expanded", String(wanted));
     draw();
   }
@@ -107,7 +110,7 @@ interp.rows = ({ box, label, columns, height, detail = null, onsort, onrow = () 
     ids = rows;
     places = new Map(rows.map((id, i) => [id, i]));
     active = 0;
-    if (fresh) { drawn = new Map(); unfolded.clear(); }
+    if (fresh) { drawn = new Map(); unfolded.clear(); watch?.disconnect(); }
     table.setAttribute("aria-rowcount", rows.length + 1);
     nothing.hidden = rows.length > 0;
     box.scrollTop = 0;
