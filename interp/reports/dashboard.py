@@ -62,7 +62,7 @@ PAGES = {
     "contrast_analysis": _Page(
         "Contrasts",
         "Harmful prompts beside their safe twins: which features differ, which survive both controls, "
-        "and what is lost without them.",
+        "and what interventions on them did.",
         ("features", "contrasts"),
         ("detail", "rows", "scatter", "contrast"),
     ),
