@@ -94,6 +94,7 @@ def _result_class(name: str) -> type:
     if module.startswith(
         (
             "interp.analyses.",
+            "interp.circuits.",
             "interp.workflows.",
             "interp.studies.",
             "interp.models.sweeps.",
