@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from interp.circuits.frozen import Frozen
 from interp.circuits.transcoders import Transcoders
-from interp.errors import ConfigError, ModelError
+from interp.errors import ConfigError, ModelError, PromptError
 from interp.models.load import HookedTransformer, info
 from interp.models.run import MEMORY, check_context, undisturbed
 from interp.models.sweeps.blocks import UnknownForm
@@ -73,7 +73,7 @@ def attribution_graph(
     mass: float = 0.95,
     memory: int = MEMORY,
 ) -> Graph:
-    """The whole graph of one of the prompts, at the first column that it reads.
+    """The whole graph of one of the prompts, up to the first column that it reads.
 
     The answers are the fewest tokens that have `mass` of the probability, at most `logits`.
     """
@@ -96,7 +96,7 @@ def prepared(
     width = transcoders.layers[0].encoder.shape[1]
     if width != int(model.cfg.d_model):
         raise ConfigError(f"transcoders of width {width} do not fit a model of width {model.cfg.d_model}")
-    one = prompts.take([index])
+    one = _read_once(prompts.take([index]))
     check_context(model, one)
     try:
         runs = Runs.of(model, one, memory=memory)
@@ -104,6 +104,14 @@ def prepared(
         raise ModelError(f"the graph of {info(model).name} cannot be drawn: {error}") from None
     with undisturbed(model):
         return one, runs, Frozen.of(runs.net, runs.entry[0, : int(runs.ends[0])], transcoders.reads)
+
+
+def _read_once(prompt: Prompts) -> Prompts:
+    """The prompt with the first of its reads that it has."""
+    there = (prompt.reads[0] >= 0).nonzero().flatten()
+    if not len(there):
+        raise PromptError("a graph explains the logits at a column that the prompt reads, and this one reads none")
+    return prompt.reading([prompt.read_names[int(there[0])]])
 
 
 class _Tracer:

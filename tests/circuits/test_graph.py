@@ -1,10 +1,14 @@
 """Edges of attribution graphs against a plain loop in float64; every node's inputs sum to what it reads."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from interp.circuits.checks import check_graph
 from interp.circuits.graph import attribution_graph
 from interp.circuits.transcoders import Transcoder, Transcoders
+from interp.errors import PromptError
 from interp.models.load import load_model
 from interp.prompts import Prompts
 from tests.models.test_sweeps import LAYERS, WIDTH, plain
@@ -45,3 +49,22 @@ def test_edges_equal_a_plain_loop_in_float64(form, kind):
     size = float(wanted.abs().max())
     torch.testing.assert_close(graph.edges, wanted.float(), atol=1e-5 * max(1.0, size), rtol=1e-5)
     torch.testing.assert_close(graph.edges.sum(1), graph.values, atol=2e-5 * max(1.0, size), rtol=1e-5)
+
+
+def test_the_graph_is_of_the_first_column_that_the_prompt_reads():
+    """Prompts of a set may lack some of the set's reads."""
+    model, transcoders, prompts = load_model(plain("llama"), device="cpu", weights="raw"), drawn("relu"), asked()
+    answers = torch.tensor([[-1, 7, 9]])
+    several = replace(prompts, reads=torch.tensor([[-1, 5, 8]]), answers=answers, read_names=("a", "b", "c"))
+    graph = attribution_graph(model, transcoders, several)
+    assert graph.read == 5
+    assert len(graph.tokens) == 6
+    torch.testing.assert_close(graph.edges.sum(1), graph.values, rtol=1e-4, atol=1e-4)
+    check = check_graph(model, transcoders, several, graph)
+    assert float(check.frozen_error.max()) < 1e-5
+    assert not check.actual.isnan().any()
+    alone = attribution_graph(model, transcoders, several.reading(["b"]))
+    torch.testing.assert_close(graph.edges, alone.edges)
+    none = replace(several, reads=torch.full((1, 3), -1), answers=torch.full((1, 3), -1))
+    with pytest.raises(PromptError, match="this one reads none"):
+        attribution_graph(model, transcoders, none)
