@@ -3,25 +3,30 @@
 Per layer, with a skip, or cross layer; TopK (Gao et al., arXiv 2406.04093), JumpReLU with a straight-through gradient
 (Rajamanoharan et al., arXiv 2407.14435), or ReLU with an L1 penalty. Features that have died are brought back by asking
 them to explain the error (the auxiliary loss of Gao et al.). Activations are never stored: each step runs the model
-anew on fresh prompts. What a set is worth is for `quality` to say: a single layer's figure says little.
+anew on fresh prompts, which are a function of the step, so that a training that was killed goes on to the same weights.
+What a set is worth is for `quality` to say: a single layer's figure says little.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from rich.progress import Progress
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from interp.circuits.transcoders import Reads, Transcoder, Transcoders, read_by
-from interp.errors import ConfigError, ModelError
+from interp.errors import ConfigError, DataError, ModelError
+from interp.files import read_tensors, write_tensors
 from interp.models.load import HookedTransformer, info
 from interp.models.run import embedded, undisturbed
 from interp.models.sweeps.blocks import Network, UnknownForm, network
@@ -86,26 +91,35 @@ def train_transcoders(
     prompts: Callable[[int], Prompts],
     shape: TranscoderShape,
     *,
+    checkpoint: Path | None = None,
+    data: str = "",
+    every: int = 100,
     progress: bool = False,
 ) -> Transcoders:
     """Train a transcoder for every layer. `prompts(step)` gives prompts of one's own choice; each step takes them anew.
 
-    The same seed and prompts give the same weights on the same machine.
+    The same seed and prompts give the same weights on the same machine. With `checkpoint` the state is written every so
+    many steps, and where the file is there training goes on from it; `data` is what the prompts are known by. Raises
+    DataError where the file belongs to another training.
     """
     net = _network(model)
     if shape.form == "cross-layer" and shape.activation == "topk":
         raise ConfigError("cross-layer transcoders with TopK have no file format; choose jumprelu or relu")
     width, layers = int(model.cfg.d_model), len(net.blocks)
-    generator = torch.Generator().manual_seed(shape.seed)
     place = net.unembedding.device
+    known = f"{shape.model_dump_json()} {data} {weights_of(model)}"
     scale_in, scale_out, middle = _scales(model, net, prompts(0), shape)
-    made = _Made(layers, width, shape, middle / scale_out[:, None], generator).to(place)
+    drawn = torch.Generator().manual_seed(shape.seed)
+    made = _Made(layers, width, shape, middle / scale_out[:, None], drawn).to(place)
     optimizer = torch.optim.Adam(made.parameters(), lr=shape.learning_rate, betas=(0.9, 0.999))
     quiet = torch.zeros(layers, shape.features, device=place)
+    first = 0
+    if checkpoint is not None and checkpoint.exists():
+        first = _restore(checkpoint, known, made, optimizer, quiet)
     with Progress(transient=True, disable=not progress) as bar:
-        task = bar.add_task("training transcoders", total=shape.steps)
-        for step in range(shape.steps):
-            x, y = _tokens(model, net, prompts(step), shape, generator)
+        task = bar.add_task("training transcoders", total=shape.steps, completed=first)
+        for step in range(first, shape.steps):
+            x, y = _tokens(model, net, prompts(step), shape, step)
             x, y = x / scale_in[:, None, None], y / scale_out[:, None, None]
             rate = min(1.0, (step + 1) / 20, (shape.steps - step) / max(1.0, shape.decay * shape.steps))
             for group in optimizer.param_groups:
@@ -118,8 +132,10 @@ def train_transcoders(
             loss.backward()
             nn.utils.clip_grad_norm_(made.parameters(), 1.0)
             optimizer.step()
-            quiet = torch.where(active, 0.0, quiet + 1)
+            quiet.add_(1).masked_fill_(active, 0.0)
             bar.advance(task)
+            if checkpoint is not None and (step + 1) % every == 0 and step + 1 < shape.steps:
+                _save(checkpoint, known, made, optimizer, quiet, step + 1)
     return made.transcoders(scale_in, scale_out)
 
 
@@ -218,12 +234,14 @@ def _loss(
 
 
 def _tokens(
-    model: HookedTransformer, net: Network, prompts: Prompts, shape: TranscoderShape, generator: torch.Generator
+    model: HookedTransformer, net: Network, prompts: Prompts, shape: TranscoderShape, step: int
 ) -> tuple[Float[Tensor, "layer token d_model"], Float[Tensor, "layer token d_model"]]:
     """Tokens of the prompts, few of the first two columns: they are alike in all prompts."""
     with undisturbed(model):
         inputs, outputs = activations_of(net, embedded(model, prompts), shape.reads)
-    chosen = _chosen(prompts.mask, shape, generator).to(inputs[0].device)
+    chosen = _chosen(prompts.mask, shape, torch.Generator().manual_seed(shape.seed * 1_000_003 + step)).to(
+        inputs[0].device
+    )
     return torch.stack([x[chosen] for x in inputs]), torch.stack([y[chosen] for y in outputs])
 
 
@@ -244,10 +262,49 @@ def _scales(
     model: HookedTransformer, net: Network, prompts: Prompts, shape: TranscoderShape
 ) -> tuple[Float[Tensor, " layer"], Float[Tensor, " layer"], Float[Tensor, "layer d_model"]]:
     """Root mean squares of inputs and of outputs around their mean, and that mean."""
-    x, y = _tokens(model, net, prompts, shape, torch.Generator().manual_seed(shape.seed + 1))
+    x, y = _tokens(model, net, prompts, shape, shape.steps)
     middle = y.mean(1)
     around = (y - middle[:, None]).square().mean((1, 2)).sqrt()
     return x.square().mean((1, 2)).sqrt().clamp(min=1e-6), around.clamp(min=1e-6), middle
+
+
+def weights_of(model: HookedTransformer) -> str:
+    """A mark of a model's weights."""
+    whole = hashlib.sha256()
+    for name, value in sorted(model.original_model.state_dict().items()):
+        whole.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    return whole.hexdigest()[:16]
+
+
+def _save(path: Path, known: str, made: nn.Module, optimizer: torch.optim.Optimizer, quiet: Tensor, step: int) -> None:
+    tensors = {f"weights.{name}": value.clone() for name, value in made.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value.clone() for name, value in state.items()}
+    write_tensors(path, {**tensors, "quiet": quiet}, {"training": known, "step": str(step)})
+
+
+def _restore(path: Path, known: str, made: nn.Module, optimizer: torch.optim.Optimizer, quiet: Tensor) -> int:
+    """Take up the state of a file; returns the steps that are done."""
+    found = read_tensors(path)
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+        if about.get("training") != known:
+            raise DataError(f"{path} belongs to another training; remove it, or choose another folder")
+        weights = {name.removeprefix("weights."): value for name, value in found.items() if name.startswith("weights.")}
+        made.load_state_dict(weights)
+        quiet.copy_(found["quiet"])
+        layout: dict[str, Any] = optimizer.state_dict()
+        for name, value in found.items():
+            if name.startswith("optimizer."):
+                _, number, part = name.split(".", 2)
+                layout["state"].setdefault(int(number), {})[part] = value
+        optimizer.load_state_dict(layout)
+        return int(about["step"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"{path} is no state of a training of transcoders ({error}); remove it to start anew"
+        ) from error
 
 
 class _Made(nn.Module):

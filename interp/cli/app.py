@@ -312,7 +312,10 @@ def compare_command(
 
 @app.command("train")
 def train_command(
-    recipe: Annotated[Path, typer.Argument(help="A recipe as YAML, or a shipped model, whose recipe is taken.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe as YAML, a shipped model, whose recipe is taken, or `transcoders`.")
+    ],
+    model: Annotated[str | None, typer.Argument(help="Transcoders: of which model.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Folder of the model; by default runs/NAME.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
     visualize: Annotated[
@@ -321,12 +324,36 @@ def train_command(
     visualization_interval: Annotated[
         int | None, typer.Option(min=1, help="Judges: look after so many steps; by default ever more rarely.")
     ] = None,
+    texts: Annotated[Path | None, typer.Option(help="Transcoders: texts as JSONL or CSV.")] = None,
+    column: Annotated[str, typer.Option(help="Transcoders: the column of the texts.")] = "text",
+    form: Annotated[str | None, typer.Option(help="Transcoders: per-layer, skip or cross-layer.")] = None,
+    activation: Annotated[str | None, typer.Option(help="Transcoders: topk, jumprelu or relu.")] = None,
+    features: Annotated[int | None, typer.Option(help="Transcoders: features of each layer.")] = None,
+    k: Annotated[int | None, typer.Option(help="Transcoders: active features of a token, for topk.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Transcoders: penalty, for jumprelu and relu.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Transcoders: training steps.")] = None,
     device: Device = None,
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a small model; a run that was cut off goes on from its last checkpoint."""
+    """Train a small model, or transcoders of a model; a run that was cut off goes on from its last checkpoint.
+
+    `interp train transcoders MODEL --texts FILE` trains a transcoder for every layer on texts that the model reads, and
+    writes a folder for `interp graph`.
+    """
     _threads(threads)
+    if str(recipe) == "transcoders" and not recipe.exists():
+        from interp.cli.transcoders import train
+
+        shape = {
+            "form": form, "activation": activation, "features": features, "k": k, "sparsity": sparsity, "steps": steps,
+            "seed": seed,
+        }  # fmt: skip
+        for line in train(model, texts, column, shape, output_dir, device=device, command=_typed(), quiet=quiet):
+            out_console.print(line, soft_wrap=True)
+        return
+    if model is not None:
+        raise ConfigError(f"only transcoders are trained of a model: interp train transcoders {model}")
     from interp.files import data_dir
     from interp.studies.language import kind_of, read_language_recipe, run_language_recipe
     from interp.studies.recipe import command_line, read_recipe, run_recipe

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from interp.circuits.formats import read_transcoders, write_transcoders
 from interp.circuits.training import TranscoderShape, _Jump, _Made, quality, replaced_logits, train_transcoders
 from interp.circuits.transcoders import Transcoder, Transcoders
-from interp.errors import ConfigError, ModelError
+from interp.errors import ConfigError, DataError, ModelError
 from interp.models.load import load_model
 from interp.models.run import capture
 from interp.prompts import Prompts
@@ -56,6 +56,35 @@ def test_the_same_seed_gives_the_same_weights():
     for a, b in zip(one.layers, other.layers, strict=True):
         assert torch.equal(a.encoder, b.encoder)
         assert torch.equal(a.decoder, b.decoder)
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(tmp_path):
+    shape, model = TranscoderShape(activation="jumprelu", **{**TINY, "steps": 7}), made("llama")
+    whole = train_transcoders(model, asked, shape)
+
+    def die(step):
+        if step == 5:
+            raise KeyboardInterrupt
+        return asked(step)
+
+    state = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_transcoders(model, die, shape, checkpoint=state, every=2)
+    seen = []
+    again = train_transcoders(model, lambda step: seen.append(step) or asked(step), shape, checkpoint=state, every=2)
+    assert seen == [0, 4, 5, 6]  # 0 for the scales
+    for one, other in zip(whole.layers, again.layers, strict=True):
+        for name in ("encoder", "encoder_bias", "decoder", "decoder_bias", "threshold"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+    with pytest.raises(DataError, match="belongs to another training"):
+        train_transcoders(model, asked, shape.model_copy(update={"seed": 1}), checkpoint=state)
+    with pytest.raises(DataError, match="belongs to another training"):
+        train_transcoders(model, asked, shape, checkpoint=state, data="others")
+    with pytest.raises(DataError, match="belongs to another training"):
+        train_transcoders(made("gpt2"), asked, shape, checkpoint=state)
+    state.write_bytes(b"no tensors")
+    with pytest.raises(DataError, match=r"state\.safetensors"):
+        train_transcoders(model, asked, shape, checkpoint=state)
 
 
 def test_planted_features_are_found_again():
