@@ -56,7 +56,8 @@ def held_out(
     """The class that a fit to all other folds names for each row of each table, for several label vectors.
 
     `codes` are classes from 0. Fits are made in the tables' precision, float32 or float64. A fit ends where a step
-    would lower the loss by less than `tolerance` a row. Of classes that are equally likely, the first is named.
+    would lower the loss by less than `tolerance` a row; a fit that is hardly held (a strength above 1) is flatter, and
+    goes on as much longer. Of classes that are equally likely, the first is named.
     """
     _check(x, strength)
     trains = fold != fold.unique()[:, None]
@@ -66,7 +67,9 @@ def held_out(
     named = codes.new_empty(len(codes), *x.shape[:2])
     for some in _parts(x, len(trains) * len(codes) * classes, memory):
         fits = _fits(x[some], codes, trains, classes, strength)
-        logits = fits.logits(_descend(fits, tolerance)).masked_fill(~fits.present[..., None], -torch.inf)
+        logits = fits.logits(_descend(fits, tolerance / max(1.0, strength))).masked_fill(
+            ~fits.present[..., None], -torch.inf
+        )
         for number, train in enumerate(trains):
             named[:, some.start : some.stop, ~train] = logits[:, number].argmax(2).transpose(0, 1)[..., ~train]
     return named
