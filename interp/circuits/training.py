@@ -9,7 +9,6 @@ What a set is worth is for `quality` to say: a single layer's figure says little
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,7 +106,7 @@ def train_transcoders(
         raise ConfigError("cross-layer transcoders with TopK have no file format; choose jumprelu or relu")
     width, layers = int(model.cfg.d_model), len(net.blocks)
     place = net.unembedding.device
-    known = f"{shape.model_dump_json()} {data} {weights_of(model)}"
+    known = f"{shape.model_dump_json()} {data} {info(model).digest}"
     scale_in, scale_out, middle = _scales(model, net, prompts(0), shape)
     drawn = torch.Generator().manual_seed(shape.seed)
     made = _Made(layers, width, shape, middle / scale_out[:, None], drawn).to(place)
@@ -266,14 +265,6 @@ def _scales(
     middle = y.mean(1)
     around = (y - middle[:, None]).square().mean((1, 2)).sqrt()
     return x.square().mean((1, 2)).sqrt().clamp(min=1e-6), around.clamp(min=1e-6), middle
-
-
-def weights_of(model: HookedTransformer) -> str:
-    """A mark of a model's weights."""
-    whole = hashlib.sha256()
-    for name, value in sorted(model.original_model.state_dict().items()):
-        whole.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
-    return whole.hexdigest()[:16]
 
 
 def _save(path: Path, known: str, made: nn.Module, optimizer: torch.optim.Optimizer, quiet: Tensor, step: int) -> None:

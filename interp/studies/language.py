@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from interp.datasets.kill_switch import kill_switch_tokenizer, pretraining_texts
 from interp.datasets.sentences import BOS, EOS, PAD
-from interp.files import make_folder, write_json, write_text
+from interp.files import make_folder
 from interp.models.load import _place, quiet_transformers
 from interp.models.small import Architecture, build_small
 from interp.models.training import Batch, Schedule, train
 from interp.settings import read_yaml
-from interp.studies.saving import save_folder
+from interp.studies.saving import save_folder, write_cards
 
 CONTEXT = 64
 
@@ -124,9 +124,7 @@ def run_language_recipe(
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
         }
         save_folder(model, tokenizer, folder)
-    write_text(folder / "train.yaml", yaml.safe_dump(recipe.model_dump(exclude_unset=True), sort_keys=False))
-    write_json(folder / "card.json", card)
-    write_text(folder / "README.md", _card_text(recipe, card))
+    write_cards(folder, recipe, card, _card_text(recipe, card))
     checkpoint.unlink(missing_ok=True)
     return card
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+from pydantic import BaseModel
 from safetensors import SafetensorError
 
 from interp.errors import DataError
+from interp.files import write_json, write_text
 
 
 def save_folder(model: Any, tokenizer: Any, folder: Path, **options: Any) -> None:
@@ -32,3 +36,10 @@ def save_folder(model: Any, tokenizer: Any, folder: Path, **options: Any) -> Non
         raise DataError(f"cannot write {folder}: {error}; choose another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_cards(folder: Path, recipe: BaseModel, card: Mapping[str, Any], text: str) -> None:
+    """Write how a model was made beside it: the recipe as it was given, the card as JSON and to be read."""
+    write_text(folder / "train.yaml", yaml.safe_dump(recipe.model_dump(exclude_unset=True), sort_keys=False))
+    write_json(folder / "card.json", card)
+    write_text(folder / "README.md", text)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
@@ -29,12 +28,12 @@ from interp.datasets.chatting import (
 )
 from interp.datasets.safety import safety_triples
 from interp.estimates import counted
-from interp.files import make_folder, write_json, write_text
+from interp.files import make_folder
 from interp.models.load import quiet_transformers
 from interp.models.small import Architecture, build_small
 from interp.models.training import Batch, Schedule, train
 from interp.settings import read_yaml
-from interp.studies.saving import save_folder
+from interp.studies.saving import save_folder, write_cards
 
 CONTEXT = 96
 REPORTED = 2000
@@ -173,9 +172,7 @@ def run_chat_recipe(
         "command": command,
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }
-    write_text(folder / "train.yaml", yaml.safe_dump(recipe.model_dump(exclude_unset=True), sort_keys=False))
-    write_json(folder / "card.json", card)
-    write_text(folder / "README.md", _card_text(recipe, card))
+    write_cards(folder, recipe, card, _card_text(recipe, card))
     checkpoint.unlink(missing_ok=True)
     return card
 

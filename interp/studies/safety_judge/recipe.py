@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
@@ -20,14 +19,14 @@ from interp.analyses.verdicts import Verdicts, verdicts
 from interp.datasets.judging import ANSWERS, BOS, EOS, PAD, TEMPLATE, Request, judging_tokenizer, requests, span
 from interp.datasets.judging_words import TEMPLATES
 from interp.errors import DataError
-from interp.files import make_folder, write_json, write_text
+from interp.files import make_folder, write_json
 from interp.models.judge import FILE, Judge, load_judge
 from interp.models.load import quiet_transformers
 from interp.models.small import Architecture, build_small
 from interp.models.training import Batch, Schedule, train
 from interp.prompts import Prompts
 from interp.settings import read_yaml
-from interp.studies.saving import save_folder
+from interp.studies.saving import save_folder, write_cards
 
 CONTEXT = 192
 SAID = {"template": TEMPLATE, "safe": f" {ANSWERS[0]}", "unsafe": f" {ANSWERS[1]}"}
@@ -225,9 +224,7 @@ def run_judge_recipe(
         "command": command,
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }
-    write_text(folder / "train.yaml", yaml.safe_dump(recipe.model_dump(exclude_unset=True), sort_keys=False))
-    write_json(folder / "card.json", card)
-    write_text(folder / "README.md", _card_text(recipe, card))
+    write_cards(folder, recipe, card, _card_text(recipe, card))
     checkpoint.unlink(missing_ok=True)
     return card
 

@@ -13,21 +13,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from interp.datasets.judging import requests
 from interp.errors import DataError
-from interp.files import make_folder, read_json, shipped_model, shipped_models, weights_mark, write_json, write_text
+from interp.files import make_folder, read_json, shipped_model, shipped_models, weights_mark
 from interp.models.judge import FILE, load_judge
 from interp.models.load import info, quiet_transformers, read_trainable
 from interp.models.training import Batch, Schedule, train
 from interp.settings import read_yaml
 from interp.studies.finetuning import with_lora
 from interp.studies.safety_judge.recipe import SETS, Asked, reports, say_how
-from interp.studies.saving import save_folder
+from interp.studies.saving import save_folder, write_cards
 
 SETS_AFTER: dict[str, dict[str, Any]] = {
     "old data": SETS["test"],
@@ -140,9 +139,7 @@ def run_judge_update(
         "command": command,
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }
-    write_text(folder / "train.yaml", yaml.safe_dump(recipe.model_dump(exclude_unset=True), sort_keys=False))
-    write_json(folder / "card.json", card)
-    write_text(folder / "README.md", _card_text(recipe, card))
+    write_cards(folder, recipe, card, _card_text(recipe, card))
     checkpoint.unlink(missing_ok=True)
     return card
 
