@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuits.transcoders import Transcoders, read_by
-from interp.errors import ConfigError, ModelError
+from interp.errors import ModelError
 from interp.models.features import FeatureSites, attach, detach
 from interp.models.load import HookedTransformer, info
 from interp.models.sweeps.blocks import UnknownForm, network
@@ -25,13 +25,7 @@ def attach_transcoders(model: HookedTransformer, transcoders: Transcoders) -> No
         norms = [block.ln2 for block in network(model).blocks]
     except UnknownForm as error:
         raise ModelError(f"transcoders cannot be attached to {info(model).name}: {error}") from None
-    n_layers, width = int(model.cfg.n_layers), int(model.cfg.d_model)
-    if len(transcoders.layers) != n_layers:
-        raise ConfigError(f"{len(transcoders.layers)} transcoders do not fit {n_layers} layers")
-    if transcoders.layers[0].encoder.shape[1] != width:
-        raise ConfigError(
-            f"transcoders of width {transcoders.layers[0].encoder.shape[1]} do not fit a model of width {width}"
-        )
+    transcoders.check_fit(int(model.cfg.n_layers), int(model.cfg.d_model))
 
     def read(layer: int, mid: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos feature"]:
         one = transcoders.layers[layer]

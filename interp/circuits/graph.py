@@ -91,11 +91,7 @@ def prepared(
     model: HookedTransformer, transcoders: Transcoders, prompts: Prompts, index: int, memory: int
 ) -> tuple[Prompts, Runs, Frozen]:
     """One of the prompts, run once. Raises ModelError for an unknown architecture."""
-    if len(transcoders.layers) != int(model.cfg.n_layers):
-        raise ConfigError(f"{len(transcoders.layers)} transcoders do not fit {model.cfg.n_layers} layers")
-    width = transcoders.layers[0].encoder.shape[1]
-    if width != int(model.cfg.d_model):
-        raise ConfigError(f"transcoders of width {width} do not fit a model of width {model.cfg.d_model}")
+    transcoders.check_fit(int(model.cfg.n_layers), int(model.cfg.d_model))
     one = _read_once(prompts.take([index]))
     check_context(model, one)
     try:

@@ -74,15 +74,19 @@ class Quality:
 
 def activations_of(
     net: Network, entry: Float[Tensor, "prompt pos d_model"], reads: Reads
-) -> tuple[list[Float[Tensor, "prompt pos d_model"]], list[Float[Tensor, "prompt pos d_model"]]]:
-    """What features of each layer read, and what each MLP writes."""
+) -> tuple[
+    list[Float[Tensor, "prompt pos d_model"]],
+    list[Float[Tensor, "prompt pos d_model"]],
+    Float[Tensor, "prompt pos d_model"],
+]:
+    """What features of each layer read, what each MLP writes, and the last stream."""
     inputs, outputs, stream = [], [], entry
     for block in net.blocks:
         layer = net.layer(block, stream)
         inputs.append(read_by(block.ln2, layer.mid, reads))
         outputs.append(layer.mlp_out)
         stream = layer.after
-    return inputs, outputs
+    return inputs, outputs, stream
 
 
 def train_transcoders(
@@ -147,12 +151,13 @@ def quality(model: HookedTransformer, transcoders: Transcoders, prompts: Prompts
     mean = torch.zeros(layers, width, dtype=torch.float64)
     l0 = torch.zeros(layers, dtype=torch.float64)
     seen = [torch.zeros(one.size, dtype=torch.bool) for one in transcoders.layers]
-    total = 0
+    total, loss = 0, 0.0
     parts = torch.arange(len(prompts)).split(batch)
     with undisturbed(model):
         for some in parts:
             part = prompts.take(some)
-            inputs, outputs = activations_of(net, embedded(model, part), transcoders.reads)
+            inputs, outputs, stream = activations_of(net, embedded(model, part), transcoders.reads)
+            loss += _loss(net, part, stream)
             real = part.mask.to(inputs[0].device)
             found, written = transcoders.reconstruct([x[real] for x in inputs])
             total += int(real.sum())
@@ -165,17 +170,17 @@ def quality(model: HookedTransformer, transcoders: Transcoders, prompts: Prompts
                 seen[at] |= (active > 0).any(0).cpu()
         mean /= total
         spread = sums[:, 1] - total * mean.square().sum(1)
-        losses = {
-            name: sum(_loss(model, net, prompts.take(some), how) for some in parts)
-            for name, how in (
-                ("model", None), ("mean", [row.to(net.unembedding) for row in mean]), ("transcoders", transcoders)
-            )
-        }  # fmt: skip
-    lost = losses["mean"] - losses["model"]
+        with_means, with_them = 0.0, 0.0
+        constants = [row.to(net.unembedding) for row in mean]
+        for some in parts:
+            part = prompts.take(some)
+            entry = embedded(model, part)
+            with_means += _loss(net, part, _carried(net, entry, constants))
+            with_them += _loss(net, part, _carried(net, entry, transcoders))
     return Quality(
         (1 - sums[:, 0] / spread).float(), (l0 / total).float(),
         torch.tensor([1 - float(one.float().mean()) for one in seen]),
-        (losses["mean"] - losses["transcoders"]) / lost if lost else float("nan"), total,
+        (with_means - with_them) / (with_means - loss) if with_means != loss else float("nan"), total,
     )  # fmt: skip
 
 
@@ -200,17 +205,15 @@ def _network(model: HookedTransformer) -> Network:
 def _carried(
     net: Network,
     entry: Float[Tensor, "prompt pos d_model"],
-    instead: Transcoders | Sequence[Float[Tensor, " d_model"]] | None,
+    instead: Transcoders | Sequence[Float[Tensor, " d_model"]],
 ) -> Float[Tensor, "prompt pos d_model"]:
-    """The last stream, with transcoders, constants or the MLPs themselves writing."""
+    """The last stream where transcoders or constants write in the places of the MLPs."""
     stream, found = entry, []
     for at, block in enumerate(net.blocks):
         q, k, v = net.qkv(block, stream)
         _, pattern = net.attends(block, q, k)
         mid = stream + block.attn_out(net.read(pattern, v))
-        if instead is None:
-            stream = mid + block.mlp_out(mid.flatten(0, 1)).view_as(mid)
-        elif isinstance(instead, Transcoders):
+        if isinstance(instead, Transcoders):
             x = read_by(block.ln2, mid, instead.reads)
             found.append(instead.layers[at].encode(x))
             stream = mid + instead.written(at, found, x)
@@ -219,14 +222,8 @@ def _carried(
     return stream
 
 
-def _loss(
-    model: HookedTransformer,
-    net: Network,
-    prompts: Prompts,
-    instead: Transcoders | Sequence[Float[Tensor, " d_model"]] | None,
-) -> float:
-    """Summed loss of every token after the first, nats."""
-    stream = _carried(net, embedded(model, prompts), instead)
+def _loss(net: Network, prompts: Prompts, stream: Float[Tensor, "prompt pos d_model"]) -> float:
+    """Summed loss of every token after the first, nats, from the last stream."""
     tokens, real = prompts.tokens.to(stream.device), prompts.mask.to(stream.device)
     asked = real[:, 1:] & real[:, :-1]
     return float(F.cross_entropy(net.logits(stream[:, :-1][asked]).float(), tokens[:, 1:][asked], reduction="sum"))
@@ -237,10 +234,9 @@ def _tokens(
 ) -> tuple[Float[Tensor, "layer token d_model"], Float[Tensor, "layer token d_model"]]:
     """Tokens of the prompts, few of the first two columns: they are alike in all prompts."""
     with undisturbed(model):
-        inputs, outputs = activations_of(net, embedded(model, prompts), shape.reads)
-    chosen = _chosen(prompts.mask, shape, torch.Generator().manual_seed(shape.seed * 1_000_003 + step)).to(
-        inputs[0].device
-    )
+        inputs, outputs, _ = activations_of(net, embedded(model, prompts), shape.reads)
+    drawn = torch.Generator().manual_seed(shape.seed * 1_000_003 + step)
+    chosen = _chosen(prompts.mask, shape, drawn).to(inputs[0].device)
     return torch.stack([x[chosen] for x in inputs]), torch.stack([y[chosen] for y in outputs])
 
 

@@ -91,6 +91,14 @@ class Transcoders:
                     f"features of layer {number} write to {one.decoder.shape[1]} layers, not to 1 or {total - number}"
                 )
 
+    def check_fit(self, n_layers: int, d_model: int) -> None:
+        """Raise ConfigError where they are not those of a model of this shape."""
+        if len(self.layers) != n_layers:
+            raise ConfigError(f"{len(self.layers)} transcoders do not fit {n_layers} layers")
+        width = self.layers[0].encoder.shape[1]
+        if width != d_model:
+            raise ConfigError(f"transcoders of width {width} do not fit a model of width {d_model}")
+
     @property
     def cross(self) -> bool:
         """Whether features write to layers above their own."""

@@ -97,12 +97,8 @@ def transcoders_from_texts(
 
 def _trimmed(prompts: Prompts, chosen: Tensor) -> Prompts:
     """Some prompts, no wider than the longest of them."""
-    return Prompts.from_tokens(*_cut(prompts, chosen))
-
-
-def _cut(prompts: Prompts, chosen: Tensor) -> tuple[Tensor, Tensor]:
     width = int(prompts.lengths[chosen].max())
-    return prompts.tokens[chosen, :width], prompts.mask[chosen, :width]
+    return Prompts.from_tokens(prompts.tokens[chosen, :width], prompts.mask[chosen, :width])
 
 
 def _numbers(values: Tensor) -> list[float]:
