@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from math import prod
 from threading import Lock, RLock
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from jaxtyping import Float, Int
@@ -154,6 +154,8 @@ def forward(
 
 
 _TURNS: WeakKeyDictionary[HookedTransformer, Any] = WeakKeyDictionary()
+_EVALUATED: WeakSet[HookedTransformer] = WeakSet()
+"""Models that some call further out has put into evaluation mode."""
 _MAKING = Lock()
 
 
@@ -170,14 +172,19 @@ def undisturbed(model: HookedTransformer, gradients: bool = False) -> Iterator[N
     place = model_device(model)
     tracking = torch.enable_grad() if gradients else torch.inference_mode()
     with _turn(model), torch.random.fork_rng(devices=[place] if place.type == "cuda" else []), tracking:
+        if model in _EVALUATED:
+            yield
+            return
         modes = [m for m in _parts(model) if m.training]
         try:
+            _EVALUATED.add(model)
             for module in modes:
                 module.training = False
             yield
         finally:
             for module in modes:
                 module.training = True
+            _EVALUATED.discard(model)
 
 
 def _parts(model: HookedTransformer) -> list[nn.Module]:

@@ -59,14 +59,14 @@ def sweep(
         try:
             if any(edit.site.name == NAME for cell in edits.cells for edit in cell):
                 raise UnknownForm("features are read and changed through the bridge")
-            runs = Runs.of(model, edits.prompts, memory=memory, known=known)
+            with undisturbed(model):
+                runs = Runs.of(model, edits.prompts, memory=memory, known=known)
+                found = packed_sweep(runs, edits, readout, memory=memory, progress=progress)
         except UnknownForm as error:
             if path == "packed":
                 raise ModelError(f"{info(model).name} cannot be swept by the packed path: {error}") from None
             why_not = str(error)
         else:
-            with undisturbed(model):
-                found = packed_sweep(runs, edits, readout, memory=memory, progress=progress)
             values, base = (part.clone() for part in found)  # tensors that a caller may go on writing to
             names = tuple(metric.name for metric in readout.metrics)
             return Sweep(values, base, names, "packed", "only what an edit changes, all cells side by side")

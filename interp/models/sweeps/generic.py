@@ -103,9 +103,11 @@ def _unchanged(
     if any(_entered(edit.site, n_layers) != Site("resid_pre", layer) for edit in cell):
         return False
     new, every = entry, torch.arange(len(prompts), device=entry.device)
+    touched = torch.zeros(entry.shape[:2], dtype=torch.bool, device=entry.device)
     for edit in _in_order(cell):
-        new = edit.apply(new, edit.where(prompts).to(entry.device), every)
-    return not bool(changed(new.flatten(0, 1), entry.flatten(0, 1)).any())
+        where = edit.where(prompts).to(entry.device)
+        new, touched = edit.apply(new, where, every), touched | where
+    return not bool(changed(new[touched], entry[touched]).any())
 
 
 def _entered(site: Site, n_layers: int) -> Site:

@@ -17,6 +17,7 @@ from interp.sites import Site
 from interp.tensors import Activations
 
 _LOGITS = Site("logits")
+_FIRST = Site("resid_pre", 0)
 
 _KEPT_BYTES = (1 << 24) - (1 << 14)
 """The C library hands small freed blocks back to the system, and gets them anew page by page, until a program has once
@@ -61,16 +62,23 @@ class Runs:
         else:
             some = known.prompts.lengths.argsort(descending=True)[:2]
             logits = known[_LOGITS][some.to(known[_LOGITS].device)]
-            sample = cls._entering(found.net, model, known.prompts.take(some))
+            sample = cls._entering(found.net, model, known.prompts.take(some), _entry_of(known, some))
         with undisturbed(model):
             sample._check(logits)
         return found
 
     @classmethod
-    def _entering(cls, net: Network, model: HookedTransformer, prompts: Prompts) -> Runs:
+    def _entering(
+        cls,
+        net: Network,
+        model: HookedTransformer,
+        prompts: Prompts,
+        entry: Float[Tensor, "prompt pos d_model"] | None = None,
+    ) -> Runs:
         here = model_device(model)
         ends = torch.minimum(prompts.lengths, prompts.reads.amax(1) + 1).clamp(min=1)
-        return cls(net, prompts, embedded(model, prompts), prompts.reads.to(here), ends.to(here))
+        entry = embedded(model, prompts) if entry is None else entry.to(here)
+        return cls(net, prompts, entry, prompts.reads.to(here), ends.to(here))
 
     def scores(
         self, readout: Readout, at_reads: Float[Tensor, "row read d_model"], prompts: Int[Tensor, " row"]
@@ -108,3 +116,12 @@ class Runs:
         found = self.net.logits(self.at_reads(stream, every)).masked_fill(absent, torch.nan)
         if unlike(found, wanted.to(found.device).masked_fill(absent, torch.nan)):
             raise UnknownForm("its functions do not give the model's own logits")
+
+
+def _entry_of(known: Activations, some: Int[Tensor, " prompt"]) -> Float[Tensor, "prompt pos d_model"] | None:
+    """What enters the first block, where that was captured; as wide as the longest of these prompts."""
+    if _FIRST not in known.tensors:
+        return None
+    whole = known[_FIRST]
+    width = int(known.prompts.lengths[some].max())
+    return whole[some.to(whole.device), :width].nan_to_num()
