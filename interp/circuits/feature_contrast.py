@@ -5,7 +5,9 @@ Features are discovered on one part of them; on another the differences within t
 signs, with the largest statistic over all that were discovered inside the null (max-T; Westfall & Young, 1993). A
 feature is *confirmed* where it differs, in the direction in which it was discovered, from the safe contrasts **and**
 from the benign acts: each test holds the family-wise level alone, so the two together do (Berger, Technometrics 24
-(1982) 295). A confirmed feature goes with harm on these prompts; whether the model uses it, `feature_causal` tells.
+(1982) 295). A difference must also be of some size: one word more in a prompt shifts every norm a little, and pairs
+show the smallest shift that is always there. A confirmed feature goes with harm on these prompts; whether the model
+uses it, `feature_causal` tells.
 """
 
 from __future__ import annotations
@@ -55,6 +57,8 @@ class FeatureContrast:
     min_activation: float
     min_frequency: float
     rare: float
+    least: float
+    """Least difference between two sides, as a share of the larger one's mean, that makes a feature confirmed."""
     why_not: str
     """Why nothing can be confirmed with so few triples; empty where something can."""
 
@@ -187,8 +191,12 @@ class FeatureContrast:
     def _survives(
         self, other: Float[np.ndarray, "triple feature"], p: Float[np.ndarray, " feature"]
     ) -> NDArray[np.bool_]:
-        same = np.sign((self.harmful - other)[self.part == 1].sum(0)) == self.direction
-        return self.discovered & same & (np.nan_to_num(p, nan=1.0) <= self.level) & (not self.why_not)
+        one, two = (
+            side[self.part == 1].mean(0) if (self.part == 1).any() else _blank(p) for side in (self.harmful, other)
+        )
+        same = np.sign(one - two) == self.direction
+        enough = np.abs(one - two) >= self.least * np.maximum(np.abs(one), np.abs(two))
+        return self.discovered & same & enough & (np.nan_to_num(p, nan=1.0) <= self.level) & (not self.why_not)
 
     def _shares(self) -> tuple[NDArray[np.float64], ...]:
         kept = self.part > 0
@@ -201,7 +209,7 @@ class FeatureContrast:
             change = self._change()[:, index]
             return f"specific, {more} on harm (d = {change.mean() / change.std(ddof=1):.2g}, corrected p = {p:.2g})"
         if self.survives_safe[index]:
-            return "not specific, since it is no different on benign acts on the same objects"
+            return "not specific, since no difference from benign acts on the same objects was shown"
         if self.discovered[index]:
             return "not specific, since the difference was not confirmed"
         return "not specific"
@@ -220,6 +228,7 @@ def feature_contrast(
     min_activation: float = 0.0,
     min_frequency: float = 0.1,
     rare: float = 0.05,
+    least: float = 0.2,
     resamples: int = 9999,
     seed: int = 0,
 ) -> FeatureContrast:
@@ -258,7 +267,7 @@ def feature_contrast(
             table[discovered] = max_t(apart, seed=seed + 1, resamples=resamples)
     return FeatureContrast(
         category, features, harmful, safe, benign, part, p, discovered, safe_p, benign_p, level,
-        min_activation, min_frequency, rare, why_not,
+        min_activation, min_frequency, rare, least, why_not,
     )  # fmt: skip
 
 
@@ -273,6 +282,7 @@ def benchmark_contrasts(
     min_activation: float = 0.0,
     min_frequency: float = 0.1,
     rare: float = 0.05,
+    least: float = 0.2,
     resamples: int = 9999,
     seed: int = 0,
 ) -> dict[str, FeatureContrast]:
@@ -293,7 +303,7 @@ def benchmark_contrasts(
         found[name] = feature_contrast(
             harmful, safe, benign, triples.part[mask], activity.features, category=name, discovery=discovery,
             level=level / len(wanted), min_activation=min_activation, min_frequency=min_frequency, rare=rare,
-            resamples=resamples, seed=seed,
+            least=least, resamples=resamples, seed=seed,
         )  # fmt: skip
     return found
 

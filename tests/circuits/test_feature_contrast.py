@@ -52,7 +52,7 @@ def test_what_goes_with_harm_is_told_from_words_and_objects():
     )
     assert "specific, higher on harm" in found.sentence(0)
     assert found.sentence(1).endswith("benign acts: not specific")
-    assert "no different on benign acts" in found.sentence(3)
+    assert "no difference from benign acts" in found.sentence(3)
     frame = found.to_frame()
     assert frame["confirmed"].sum() == 2
     assert len(frame) == 60
