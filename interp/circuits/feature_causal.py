@@ -147,8 +147,8 @@ def causal_tests(
     `near` features of its layer that are most like it. `minimum` is in logits. The model is left without transcoders.
     """
     chosen = [int(one) for one in features]
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise ConfigError("name at least one feature to change, and each once")
+    if not chosen or len(set(chosen)) < len(chosen) or not 0 <= min(chosen) <= max(chosen) < len(activity.features):
+        raise ConfigError("name at least one feature to change, each once, by its column in the activity")
     if sets < 1 or near < 2:
         raise ConfigError("a causal test needs at least one matched set, and two features to draw from")
     first = prompts.reading(prompts.read_names[:1])

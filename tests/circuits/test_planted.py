@@ -47,16 +47,15 @@ def test_it_refuses_what_is_harmful_and_nothing_else(planted):
 def test_edges_of_graphs_are_those_that_were_planted(planted):
     model, transcoders, prompts, _ = planted
     right, told, there = 0, 0, 0
-    for row in range(0, 60):
+    for row in range(0, 60, 4):  # of all kinds in turn
         graph = attribution_graph(model, transcoders, prompts, row, logits=2, mass=1.0)
         nodes = [(layer, number) for layer, _, number in graph.features.tolist()]
         targets = [*nodes, *(NAMES[int(token)] for token in graph.logits)]
         columns = [*graph.features[:, 1].tolist(), *[graph.read] * 2]
+        weights = graph.edges[:, : len(nodes)].numpy()
         found = {
-            (source, target, nodes[source], targets[target]): int(weight.sign())
-            for target in range(len(targets))
-            for source, weight in enumerate(graph.edges[target, : len(nodes)])
-            if abs(float(weight)) >= SMALLEST
+            (source, target, nodes[source], targets[target]): np.sign(weights[target, source])
+            for target, source in np.argwhere(np.abs(weights) >= SMALLEST).tolist()
         }
         # What is wired within one token has an edge where both are active at it; attention alone carries further.
         wired = {
@@ -68,7 +67,7 @@ def test_edges_of_graphs_are_those_that_were_planted(planted):
         }
         right += sum(found.get(edge) == sign for edge, sign in wired.items())
         told, there = told + len(found), there + len(wired)
-    assert there > 400
+    assert there > 100
     assert right / told >= 0.95, "precision"
     assert right / there >= 0.95, "recall"
 
@@ -94,13 +93,14 @@ def test_without_a_least_difference_a_trap_slips_through(planted):
 
 
 def test_effects_have_the_sign_of_the_wiring(planted):
-    model, transcoders, prompts, activity = planted
-    effects = answer_effects(model, transcoders, prompts, activity, REFUSE, COMPLY)
-    rows = triples_of(prompts).prompts("harmful")
+    model, transcoders, prompts, _ = planted
+    some = prompts.take(triples_of(prompts).prompts("harmful", None, "causal"))
+    activity = feature_activity(model, transcoders, some)
+    effects = answer_effects(model, transcoders, some, activity, REFUSE, COMPLY)
     for feature, sign in ((HARMFUL, 1), (NO, 1)):
-        assert (sign * effects[rows][:, activity.index([feature])[0]] > 0).all()
-    no = effects[rows][:, activity.index([NO])[0]]
-    np.testing.assert_allclose(no, 1.6 * activity.answer[rows][:, activity.index([NO])[0]], rtol=0.15)
+        assert (sign * effects[:, activity.index([feature])[0]] > 0).all()
+    no = effects[:, activity.index([NO])[0]]
+    np.testing.assert_allclose(no, 1.6 * activity.answer[:, activity.index([NO])[0]], rtol=0.15)
 
 
 def test_ablating_what_is_specific_changes_the_answer(planted):
