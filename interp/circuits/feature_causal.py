@@ -100,15 +100,19 @@ class Intervention:
         return proportion((own != base).astype(float), self.groups), mean(changed, self.groups)
 
     def claim(self) -> Claim:
-        """That it changes the answers more than its controls do: by `minimum` at least, and more than any of them."""
+        """That it changes the answers more than its controls do: by `minimum` at least, and more than any of them.
+
+        Fewer than 19 controls cannot tell the latter.
+        """
         change, others = self.sign * (self.own - self.base), self.sign * (self.controls.mean(1) - self.base)
+        beyond = (None if self.controls.shape[1] < 19 else True) if self.above_all else False
         return Claim(
             f"{self.way} changes the answer",
             f"{self.what} {'lowers' if self.sign < 0 else 'raises'} the log-odds of refusal",
             self.effect(), self.control(), self.control_name, mean(change - others, self.groups), self.minimum,
             "logits",
             note=f"on prompts that had no part in the choice; p = {self.p:.2g} among {self.controls.shape[1]} controls",
-            also={f"it changes more than each of the {self.control_name}": self.above_all},
+            also={f"it changes more than each of the {self.control_name}": beyond},
         )  # fmt: skip
 
     def sentence(self) -> str:

@@ -210,6 +210,8 @@ class FeatureContrast:
             return f"specific, {more} on harm (d = {change.mean() / change.std(ddof=1):.2g}, corrected p = {p:.2g})"
         if self.survives_safe[index]:
             return "not specific, since no difference from benign acts on the same objects was shown"
+        if self.discovered[index] and self.safe_p[index] <= self.level:
+            return "not specific, since the difference is small or of the other direction"
         if self.discovered[index]:
             return "not specific, since the difference was not confirmed"
         return "not specific"

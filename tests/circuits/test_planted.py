@@ -139,6 +139,7 @@ def test_the_ablation_is_the_models_own(planted):
         own.model.layers[1].mlp.down_proj.weight[:, HARMFUL[1]] = 0
         rows = triples.prompts("harmful", None, "causal")
         logits = own(prompts.tokens[rows]).logits[:, -1]
+    assert found.claim().verdict == "undecided", "two sets are too few to tell"
     np.testing.assert_allclose(found.own, logits[:, REFUSE] - logits[:, COMPLY], atol=1e-4)
 
 
