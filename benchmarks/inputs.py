@@ -1,6 +1,7 @@
-"""What every tool is given: one file a model, with its weights, its prompts and the answers.
+"""What every tool is given: one file a model, with its weights, its prompts and the answers; its transcoders beside it.
 
-Workers in other environments import this, so it needs no more than torch, safetensors and transformers.
+Workers in other environments import this, so it needs no more than torch, safetensors and transformers; what writes the
+files runs in the project's own.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ PROBED, CLASSES = 400, 2
 """Prompts and labels of the probing job."""
 STEPS = 32
 """Points of the integral in the job of integrated gradients."""
+SILENCE = 2.72
+"""How many standard deviations the input of a feature must be above its mean for the feature to be active."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Shape:
     width: int
     heads: int
     vocabulary: int
+    features: int = 0
+    """Of a layer's transcoder; 0 where the model has none."""
 
     @property
     def neurons(self) -> int:
@@ -98,6 +103,26 @@ def write(path: Path, shape: Shape, seed: int = 0) -> None:
         {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"shape": json.dumps(asdict(shape))}
     )
     temporary.replace(path)
+    if shape.features:
+        _write_transcoders(path, shape)
+
+
+def _write_transcoders(path: Path, shape: Shape) -> None:
+    """Draw transcoders whose features are seldom active, and write them as circuit-tracer reads them."""
+    from interp.circuits.formats import write_transcoders
+    from interp.circuits.transcoders import Transcoder, Transcoders
+
+    def normal(*size: int, by: float = shape.width**-0.5) -> Tensor:
+        return by * torch.randn(*size)
+
+    layers = [
+        Transcoder(
+            normal(shape.features, shape.width), normal(shape.features, by=0.1) - SILENCE,
+            normal(shape.features, 1, shape.width), normal(shape.width, by=0.1),
+        )
+        for _ in range(shape.layers)
+    ]  # fmt: skip
+    write_transcoders(Transcoders(tuple(layers), "mlp_in"), path.with_suffix(".transcoders"))
 
 
 def _config(shape: dict[str, Any]) -> Any:
@@ -128,6 +153,11 @@ class Inputs:
         """The model's shape."""
         return Shape(**json.loads(self._file.metadata()["shape"]))
 
+    @property
+    def transcoders(self) -> Path:
+        """Folder of the model's transcoders, `layer_{i}.safetensors`, which read what the MLP's norm gives."""
+        return self.path.with_suffix(".transcoders")
+
     def config(self) -> Any:
         """The Hugging Face configuration."""
         return _config(asdict(self.shape))
@@ -149,6 +179,22 @@ class Inputs:
         corrupted = clean.clone()
         corrupted[:, case.first] = self["other"][: case.pairs, case.first]
         return Pairs(clean, corrupted, self["answers"][: case.pairs], self["foils"][: case.pairs])
+
+
+def shared_edges(
+    edges: Tensor, features: Tensor, shape: Shape, tokens: int, rows: Tensor | slice = slice(None)
+) -> Tensor:
+    """The edges of a graph that every tool has, in one row: nothing that stands at the first column but its token.
+
+    `edges` [target, source]: from features [layer, column, number] and then errors (layer by column) and tokens, into
+    features and then logits, whose rows may be picked out first.
+    """
+    later = features[:, 1] > 0
+    errors = (torch.arange(tokens) > 0).repeat(shape.layers)
+    sources = torch.cat([later, errors, torch.ones(tokens, dtype=torch.bool)])
+    edges = edges[rows][:, : len(sources)]
+    targets = torch.cat([later, torch.ones(len(edges) - len(later), dtype=torch.bool)])
+    return edges[targets][:, sources].flatten()[None]
 
 
 def edge_names(layers: int, heads: int) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,9 @@ from benchmarks.inputs import Case, Shape
 SMALL = Shape("4 layers x 128", 4, 128, 4, 1000)
 MIDDLE = Shape("6 layers x 512", 6, 512, 8, 50257)
 GPT2 = Shape("GPT-2 small", 12, 768, 12, 50257)
-SHAPES = {shape.name: shape for shape in (SMALL, MIDDLE, GPT2)}
+TRACED = Shape("12 layers x 256", 12, 256, 8, 1000, features=4000)
+"""With transcoders; the others have none."""
+SHAPES = {shape.name: shape for shape in (SMALL, MIDDLE, TRACED, GPT2)}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ JOBS = {
         ),
         Job("lens", "Logit lens at every depth", "log-probability of the answer"),
         Job("tokens", "Integrated gradients of the tokens, 32 steps", "share of each token"),
+        Job(
+            "graphs", f"Attribution graph of a prompt, {TRACED.features:,} features a layer, all nodes",
+            "every edge into and out of features, errors and tokens, but for what stands at the first column",
+        ),
     )
 }  # fmt: skip
 
@@ -85,6 +91,11 @@ TOOLS = (
     Tool("nnsight", "benchmarks.peers.nnsight", ("residual", "heads", "ablation"), environment="nnsight"),
     Tool("pyvene", "benchmarks.peers.pyvene", ("residual", "heads", "ablation"), environment="pyvene"),
     Tool("auto-circuit", "benchmarks.peers.auto_circuit", ("edges",), environment="auto_circuit"),
+    Tool("circuit-tracer", "benchmarks.peers.circuit_tracer", ("graphs",), environment="circuit_tracer"),
+    Tool(
+        "circuit-tracer, batches of 32", "benchmarks.peers.circuit_tracer", ("graphs",), ("--batch", "32"),
+        environment="circuit_tracer",
+    ),
 )  # fmt: skip
 
 
@@ -100,11 +111,11 @@ class Task:
 def tasks(quick: bool) -> list[Task]:
     """Everything that is run; with `quick`, small models and one of middle size."""
     shapes = [SMALL] if quick else [SMALL, MIDDLE, GPT2]
-    found = [Task(job, shape) for job in JOBS.values() for shape in shapes]
+    found = [Task(job, shape) for job in JOBS.values() for shape in shapes if job.key != "graphs"]
     # Probes see drawn activations, whose number and width alone matter.
     found = [task for task in found if task.job.key != "probing" or task.shape == shapes[-1]]
     if quick:
         return [*found, Task(JOBS["residual"], MIDDLE, Case(pairs=1))]
     others = [Task(JOBS["residual"], GPT2, Case(first=2)), Task(JOBS["residual"], GPT2, Case(pairs=1))]
-    others.append(Task(JOBS["heads"], GPT2, Case(first=2)))
+    others += [Task(JOBS["heads"], GPT2, Case(first=2)), Task(JOBS["graphs"], TRACED, Case(pairs=1))]
     return [*found, *others]

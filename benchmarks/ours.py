@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.inputs import STEPS, Case, Inputs, edge_names
+from benchmarks.inputs import STEPS, Case, Inputs, edge_names, shared_edges
 from benchmarks.rate import rates
 from benchmarks.worker import Work, serve, whole
 from interp.analyses.ablation import ablation
@@ -21,6 +21,8 @@ from interp.analyses.logit_lens import logit_lens
 from interp.analyses.patching import patching
 from interp.analyses.probing import probing
 from interp.analyses.token_attribution import token_attribution
+from interp.circuits.formats import read_transcoders
+from interp.circuits.graph import attribution_graph
 from interp.metrics import Targets
 from interp.models.edits import Copy, Edit, Value, Zero
 from interp.models.judge import Judge
@@ -157,6 +159,17 @@ def _tokens(model: HookedTransformer, inputs: Inputs, case: Case) -> Work:
     return whole(lambda: token_attribution(judge, prompts, baseline="zero", steps=STEPS, most_steps=STEPS).values)
 
 
+def _graphs(model: HookedTransformer, inputs: Inputs, case: Case) -> Work:
+    prompts = Prompts.from_tokens(inputs.pairs(case).clean)
+    transcoders = read_transcoders(inputs.transcoders)
+
+    def run() -> Tensor:
+        graph = attribution_graph(model, transcoders, prompts)
+        return shared_edges(graph.edges, graph.features, inputs.shape, case.tokens)
+
+    return whole(run)
+
+
 def _rate(model: HookedTransformer, inputs: Inputs, case: Case) -> Work:
     return whole(lambda: np.array(list(rates(inputs.shape.width, inputs.device).values())))
 
@@ -170,6 +183,7 @@ BASIC = {
     "probing": _probing,
     "lens": _lens,
     "tokens": _tokens,
+    "graphs": _graphs,
     "rate": _rate,
 }
 GENERIC = {

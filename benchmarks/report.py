@@ -45,6 +45,10 @@ def _about(found: Record) -> str:
 
 def _heading(record: Record) -> str:
     case = record["case"]
+    if record["job"] == "probing":
+        return f"drawn activations, {record['device']}"
+    if record["job"] == "graphs":
+        return f"{record['model']}, {case['tokens']} tokens, {record['device']}"
     pairs = f"{case['pairs']} pair{'s' if case['pairs'] > 1 else ''}"
     place = ("first", "second", "third")[case["first"]] if case["first"] < 3 else f"{case['first'] + 1}th"
     return f"{record['model']}, {case['tokens']} tokens, {pairs} that differ at the {place}, {record['device']}"
@@ -64,8 +68,7 @@ def _jobs(found: Record) -> Iterator[str]:
         for record in records:
             rows = [_tool(tool, job.agreement) for tool in record["tools"]]
             columns = ("tool", "seconds", "lowest to highest", "processor seconds", "times interp", "apart", "note")
-            title = "drawn activations, " + record["device"] if key == "probing" else _heading(record)
-            yield f"### {title}\n\n" + _rows(columns, rows)
+            yield f"### {_heading(record)}\n\n" + _rows(columns, rows)
 
 
 def _tool(tool: Record, agreement: bool) -> list[str]:
@@ -202,7 +205,7 @@ def figures(found: Record) -> Iterator[tuple[str, go.Figure]]:
 
 def _label(record: Record) -> str:
     case = record["case"]
-    special = [f"{case['pairs']} pair"] if case["pairs"] == 1 else []
+    special = [f"{case['pairs']} pair"] if case["pairs"] == 1 and record["job"] != "graphs" else []
     special += [f"from token {case['first'] + 1}"] if case["first"] else []
     return " · ".join([record["job"], record["model"], *special])
 
@@ -215,6 +218,7 @@ def _ratios(records: Sequence[Record], device: str) -> go.Figure:
     )  # fmt: skip
     names = dict.fromkeys(tool["tool"] for record in records for tool in record["tools"] if tool["tool"] != "interp")
     for number, name in enumerate(names):
+        colour, symbol = PALETTE[number % len(PALETTE)], MARKERS[(number + number // len(PALETTE)) % len(MARKERS)]
         there = [
             (label, tool["ratio"])
             for label, record in zip(labels, records, strict=True)
@@ -223,7 +227,7 @@ def _ratios(records: Sequence[Record], device: str) -> go.Figure:
         ]
         made.add_scatter(
             y=[label for label, _ in there], x=[ratio for _, ratio in there], name=name, mode="markers",
-            marker={"color": PALETTE[number], "symbol": MARKERS[number], "size": 10},
+            marker={"color": colour, "symbol": symbol, "size": 10},
         )  # fmt: skip
     made.add_vline(x=1, line={"color": GREY, "dash": "dot"})
     made.update_xaxes(type="log", title="median ratio of times (log scale)", tickvals=_TICKS)

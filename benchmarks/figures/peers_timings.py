@@ -38,7 +38,8 @@ def drawn(results: Path) -> go.Figure:
         [f"times over interp's, {MODEL} shape", "residual patching, seconds"], columns=2, height=3.3 * paper.INCH,
         column_widths=[0.64, 0.36], horizontal_spacing=0.1,
     )  # fmt: skip
-    names = [name for name in found["tools"] if name != "interp"]
+    there = {tool["tool"] for record in records for tool in record["tools"]} - {"interp"}
+    names = [name for name in found["tools"] if name in there]
     paper.add(made, _ratios(records, names), 1, 1)
     made.update_xaxes(type="log", title="ratio of times", tickvals=TICKS, row=1, col=1)
     labels = [_label(record) for record in records]

@@ -5,13 +5,14 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import measure as measuring
-from benchmarks import report, run, workers
+from benchmarks import ours, report, run, workers
 from benchmarks.count import Count, operations
 from benchmarks.growth import slope
-from benchmarks.inputs import Case, Inputs, Shape, edge_names, write
-from benchmarks.jobs import GPT2, JOBS, OURS, SHAPES, Task, Tool
+from benchmarks.inputs import Case, Inputs, Shape, edge_names, shared_edges, write
+from benchmarks.jobs import GPT2, JOBS, OURS, SHAPES, TRACED, Task, Tool, tasks
 from benchmarks.measure import Settings, measure
 from benchmarks.workers import ToolError, Worker, Workers, last_line
 
@@ -91,6 +92,30 @@ def test_inputs_are_one_file_and_pairs_differ_in_one_column(tmp_path):
     assert (pairs.clean != pairs.corrupted).nonzero()[:, 1].tolist() == [2, 2, 2]
     assert bool((pairs.answers != pairs.foils).all())
     assert pairs.score(inputs.model()(pairs.clean).logits).shape == (3,)
+
+
+def test_of_a_graph_all_edges_are_compared_but_those_of_the_first_column():
+    features = torch.tensor([[0, 0, 3], [0, 1, 5], [1, 1, 2]])
+    # By hand: 3 features, errors of 2 layers x 2 columns, 2 tokens, a bias; 3 features and 1 logit read them.
+    edges = torch.arange(40.0).view(4, 10)
+    kept = [1, 2, 4, 6, 7, 8]
+    wanted = [10.0 * row + column for row in (1, 2, 3) for column in kept]
+    assert shared_edges(edges, features, Shape("two", 2, 4, 2, 10), 2).tolist() == [wanted]
+
+
+def test_graphs_are_drawn_of_the_transcoders_beside_the_weights(tmp_path):
+    shape = Shape("tiny", 2, 8, 2, 40, features=300)
+    write(tmp_path / "a.safetensors", shape)
+    inputs = Inputs(tmp_path / "a.safetensors")
+    assert sorted(file.name for file in inputs.transcoders.glob("layer_*")) == [
+        "layer_0.safetensors",
+        "layer_1.safetensors",
+    ]
+    found = ours.BASIC["graphs"](ours.load(inputs), inputs, Case(pairs=1, tokens=5)).grid(None, None)
+    assert len(found) == 1
+    assert bool(found.isfinite().all())
+    assert [task.job.key for task in tasks(quick=False) if task.shape == TRACED] == ["graphs"]
+    assert "graphs" not in {task.job.key for task in tasks(quick=True)}
 
 
 def test_a_worker_answers_fails_and_dies(tmp_path):
