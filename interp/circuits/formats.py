@@ -1,14 +1,16 @@
 """Files of transcoders: folders of circuit-tracer (per layer and cross layer) and of SAELens, and GemmaScope's arrays.
 
 circuit-tracer: `config.yaml` and `layer_{i}.safetensors`, or `W_enc_{i}.safetensors` and `W_dec_{i}.safetensors`.
-SAELens: a folder with `cfg.json` and `sae_weights.safetensors` for each layer. GemmaScope: `params.npz` for each layer.
-All are read as they are and nothing in them is executed; the first three are written, too.
+A `config.yaml` may list the files of its layers instead, here or on the hub. SAELens: a folder with `cfg.json` and
+`sae_weights.safetensors` for each layer. GemmaScope (Lieberum et al., arXiv 2408.05147): `params.npz` for each layer.
+All are read as they are and nothing in them is executed; circuit-tracer's and SAELens' are written, too.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,58 @@ import torch
 import yaml
 from torch import Tensor
 
+from interp.circuits.hub import SCHEME, Place, fetch_file, fetch_folder
 from interp.circuits.transcoders import Reads, Transcoder, Transcoders
 from interp.errors import DataError
-from interp.files import make_folder, read_json, read_tensors, read_text, write_json, write_tensors, write_text
+from interp.files import (
+    data_dir,
+    make_folder,
+    read_json,
+    read_tensors,
+    read_text,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 _HOOKS: dict[str, Reads] = {
     "hook_resid_mid": "resid_mid", "ln2.hook_normalized": "normalized", "mlp.hook_in": "mlp_in",
 }  # fmt: skip
 _WRITTEN = ("hook_mlp_out", "mlp.hook_out")
+"""Behind a norm that follows the MLP, or before it; one place where there is none."""
+_ON_THE_HUB = ("config.yaml", "layer_*.safetensors", "W_enc_*.safetensors", "W_dec_*.safetensors",
+               "*cfg.json", "*sae_weights.safetensors")  # fmt: skip
+"""Files of a repository that make a set; arrays of GemmaScope lie there in many sizes and are named one by one."""
+GEMMA = "google/gemma-scope-2b-pt-transcoders"
+_GEMMA_L0 = (76, 65, 49, 54, 88, 87, 95, 70, 52, 72, 88, 5, 6, 8, 8, 8, 10, 12, 13, 12, 11, 13, 15, 25, 37, 41)
+"""Of each layer the sparsest of its 16k transcoders, as circuit-tracer and Neuronpedia take them for Gemma-2-2B."""
+
+
+def load_transcoders(name_or_path: Path | str, *, dtype: torch.dtype | None = None) -> Transcoders:
+    """A set by name: a folder here, one shipped with interp, a repository of the hub, or `gemma`.
+
+    A folder is of any format that `read_transcoders` reads. A repository is `owner/name`, with a folder inside
+    (`owner/name/folder`) or a revision (`owner/name@revision`) where needed; without a network its cached copy serves.
+    `gemma` is the published set of Gemma-2-2B, 16k features a layer. `dtype` is by default that of the files.
+
+    Raises DataError, in one line, where there is no such set or the hub cannot be asked.
+    """
+    text, path = str(name_or_path), Path(name_or_path).expanduser()
+    shipped = data_dir() / "models" / text
+    place = None if isinstance(name_or_path, Path) or path.is_absolute() else Place.of(text)
+    if text and path.is_dir():
+        return read_transcoders(path, dtype=dtype)
+    if re.fullmatch(r"[\w-]+", text) and shipped.is_dir():
+        return read_transcoders(shipped, dtype=dtype)
+    if text == "gemma" or place == Place(GEMMA):
+        files = [f"{SCHEME}{GEMMA}/layer_{i}/width_16k/average_l0_{n}/params.npz" for i, n in enumerate(_GEMMA_L0)]
+        found = Transcoders(_listed(files, Path()), "normalized", "gemma")
+        return found if dtype is None else found.to(dtype)
+    if place is None:
+        raise DataError(
+            f"there is no folder {text!r} with transcoders; give one, a repository of the hub (owner/name), or gemma"
+        )
+    return replace(read_transcoders(fetch_folder(place, _ON_THE_HUB), dtype=dtype), name=text)
 
 
 def read_transcoders(path: Path | str, *, dtype: torch.dtype | None = None) -> Transcoders:
@@ -77,7 +123,7 @@ def write_transcoders(transcoders: Transcoders, folder: Path | str, *, model: st
     hooks = {name: hook for hook, name in _HOOKS.items()}
     about = {
         "model_kind": "cross_layer_transcoder" if cross else "transcoder_set", "model_name": model,
-        "feature_input_hook": hooks[transcoders.reads], "feature_output_hook": _WRITTEN[0],
+        "feature_input_hook": hooks[transcoders.reads], "feature_output_hook": _WRITTEN[transcoders.before_norm],
         "scan": scan or transcoders.name,
     }  # fmt: skip
     write_text(out / "config.yaml", yaml.safe_dump(about, sort_keys=False))
@@ -104,7 +150,7 @@ def write_sae_lens(transcoders: Transcoders, folder: Path | str, *, model: str =
             "reshape_activations": "none",
             "metadata": {
                 "model_name": model, "hook_name": f"blocks.{number}.{hooks[transcoders.reads]}",
-                "hook_name_out": f"blocks.{number}.{_WRITTEN[0]}",
+                "hook_name_out": f"blocks.{number}.{_WRITTEN[transcoders.before_norm]}",
             },
         }  # fmt: skip
         if one.k is not None:
@@ -115,8 +161,9 @@ def write_sae_lens(transcoders: Transcoders, folder: Path | str, *, model: str =
 
 def _circuit_tracer(folder: Path) -> Transcoders:
     about = _yaml(folder / "config.yaml") if (folder / "config.yaml").exists() else {}
-    reads = _reads(folder, about.get("feature_input_hook", "hook_resid_mid"), about.get("feature_output_hook"))
-    name = str(about.get("scan") or folder.name)
+    write = about.get("feature_output_hook", _WRITTEN[0])
+    reads = _reads(folder, about.get("feature_input_hook", "hook_resid_mid"), write)
+    rest = (reads, str(about.get("scan") or folder.name), write == _WRITTEN[1])
     if list(folder.glob("W_enc_*.safetensors")):
         layers = []
         total = len(list(folder.glob("W_enc_*.safetensors")))
@@ -129,9 +176,11 @@ def _circuit_tracer(folder: Path) -> Transcoders:
             skip = content.get("W_skip")
             content |= {} if skip is None else {"W_skip": skip.T}
             layers.append(_transcoder(folder / f"W_enc_{number}.safetensors", content))
-        return Transcoders(tuple(layers), reads, name)
+        return Transcoders(tuple(layers), *rest)
+    if about.get("transcoders"):
+        return Transcoders(_listed(about["transcoders"], folder), *rest)
     files = _by_layer(folder, list(folder.glob("layer_*.safetensors")))
-    return Transcoders(tuple(_transcoder(file, read_tensors(file)) for file in files), reads, name)
+    return Transcoders(tuple(_transcoder(file, read_tensors(file)) for file in files), *rest)
 
 
 def _sae_lens(folder: Path) -> Transcoders:
@@ -153,21 +202,37 @@ def _sae_lens(folder: Path) -> Transcoders:
             f"{folder}: the transcoders of one set read and write at one kind of place, not at {sorted(hooks)}"
         )
     read, write = hooks.pop()
-    return Transcoders(tuple(layers), _reads(folder, read, write), folder.name)
+    return Transcoders(tuple(layers), _reads(folder, read, write), folder.name, write == _WRITTEN[1])
 
 
 def _gemma_scope(folder: Path) -> Transcoders:
+    files = _by_layer(folder, list(folder.glob("**/*.npz")))
+    return Transcoders(tuple(map(_arrays, files)), "normalized", folder.name)
+
+
+def _arrays(file: Path) -> Transcoder:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            content = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {file}: {error}") from error
+    if "W_enc" in content:
+        content["W_enc"] = content["W_enc"].T.contiguous()
+    return _transcoder(file, content)
+
+
+def _listed(files: object, folder: Path) -> tuple[Transcoder, ...]:
+    """Transcoders of files in the order of their layers, each in the folder or, as `hf://...`, on the hub."""
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        raise DataError(f"{folder / 'config.yaml'}: transcoders should be a list of files")
     layers = []
-    for file in _by_layer(folder, list(folder.glob("**/*.npz"))):
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                content = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        except (OSError, ValueError) as error:
-            raise DataError(f"cannot read {file}: {error}") from error
-        if "W_enc" in content:
-            content["W_enc"] = content["W_enc"].T.contiguous()
-        layers.append(_transcoder(file, content))
-    return Transcoders(tuple(layers), "normalized", folder.name)
+    for file in files:
+        place = Place.of(file) if file.startswith(SCHEME) else None
+        if file.startswith(SCHEME) and place is None:
+            raise DataError(f"{folder / 'config.yaml'}: {file} names no file of the hub")
+        path = folder / file if place is None else fetch_file(place)
+        layers.append(_arrays(path) if path.suffix == ".npz" else _transcoder(path, read_tensors(path)))
+    return tuple(layers)
 
 
 def _transcoder(file: Path, content: Mapping[str, Tensor]) -> Transcoder:

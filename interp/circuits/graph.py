@@ -91,7 +91,8 @@ def prepared(
     model: HookedTransformer, transcoders: Transcoders, prompts: Prompts, index: int, memory: int
 ) -> tuple[Prompts, Runs, Frozen]:
     """One of the prompts, run once. Raises ModelError for an unknown architecture."""
-    transcoders.check_fit(int(model.cfg.n_layers), int(model.cfg.d_model))
+    norm_behind = hasattr(model.blocks[0], "ln2_post")
+    transcoders.check_fit(int(model.cfg.n_layers), int(model.cfg.d_model), norm_behind=norm_behind)
     one = _read_once(prompts.take([index]))
     check_context(model, one)
     try:

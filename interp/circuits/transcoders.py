@@ -79,6 +79,8 @@ class Transcoders:
     layers: tuple[Transcoder, ...]
     reads: Reads = "mlp_in"
     name: str = ""
+    before_norm: bool = False
+    """Whether features write what the MLP gives before a norm behind it, as Gemma-2 has one; else behind that norm."""
 
     def __post_init__(self) -> None:
         widths = {one.encoder.shape[1] for one in self.layers} | {one.decoder.shape[2] for one in self.layers}
@@ -91,13 +93,18 @@ class Transcoders:
                     f"features of layer {number} write to {one.decoder.shape[1]} layers, not to 1 or {total - number}"
                 )
 
-    def check_fit(self, n_layers: int, d_model: int) -> None:
-        """Raise ConfigError where they are not those of a model of this shape."""
+    def check_fit(self, n_layers: int, d_model: int, *, norm_behind: bool) -> None:
+        """Raise ConfigError where they are not those of such a model, with a norm behind its MLPs or without."""
         if len(self.layers) != n_layers:
             raise ConfigError(f"{len(self.layers)} transcoders do not fit {n_layers} layers")
         width = self.layers[0].encoder.shape[1]
         if width != d_model:
             raise ConfigError(f"transcoders of width {width} do not fit a model of width {d_model}")
+        if self.before_norm and norm_behind:
+            raise ConfigError(
+                "these transcoders write before the norm behind the MLP (mlp.hook_out); this model needs ones that "
+                "write behind it (hook_mlp_out)"
+            )
 
     @property
     def cross(self) -> bool:

@@ -11,10 +11,17 @@ from interp.errors import ConfigError, ModelError
 
 
 def graph_command(
-    model: Annotated[str, typer.Argument(help="A shipped model, a folder or a Hugging Face name.")],
-    transcoders: Annotated[Path, typer.Option(help="Folder of transcoders: circuit-tracer, SAELens or GemmaScope.")],
+    transcoder: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME-OR-PATH",
+            help="Transcoders: a folder (circuit-tracer, SAELens, GemmaScope), a repository of the hub, or gemma.",
+        ),
+    ],
     prompt: Annotated[str, typer.Option(help="The prompt; its last token's prediction is explained.")],
     out: Annotated[Path, typer.Option("--out", help="Folder that the graph is written to.")],
+    model: Annotated[str | None, typer.Argument(help="A shipped model, a folder or a Hugging Face name.")] = None,
+    named_model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="The same, as an option.")] = None,
     name: Annotated[str, typer.Option(help="Name of the files.")] = "graph",
     max_feature_nodes: Annotated[int, typer.Option(min=1, help="Features kept; others join the errors.")] = 5000,
     nodes: Annotated[float, typer.Option(help="Share of influence whose nodes the JSON keeps.")] = 0.8,
@@ -27,6 +34,9 @@ def graph_command(
     Writes the graph (NAME.safetensors, NAME.json) and its pruned part for Neuronpedia and circuit-tracer's front end
     (neuronpedia/NAME.json), and says how far the graph holds.
     """
+    if (model is None) == (named_model is None):
+        raise ConfigError("name one model: interp graph MODEL ..., or --model MODEL")
+    model = model or named_model or ""
     if not (0 < nodes <= 1 and 0 < edges <= 1):
         raise ConfigError(f"--nodes and --edges are shares above 0 and at most 1, not {nodes} and {edges}")
     if threads is not None:
@@ -35,7 +45,7 @@ def graph_command(
         torch.set_num_threads(threads)
     from interp.circuits.checks import check_graph
     from interp.circuits.export import neuronpedia
-    from interp.circuits.formats import read_transcoders
+    from interp.circuits.formats import load_transcoders
     from interp.circuits.graph import attribution_graph
     from interp.circuits.influence import capped, prune
     from interp.circuits.store import GraphStore, named
@@ -47,7 +57,7 @@ def graph_command(
     found = load_model(model, device=device, weights="raw")
     if found.tokenizer is None:
         raise ModelError(f"{model} has no tokenizer, so it cannot read a prompt")
-    made = read_transcoders(transcoders, dtype=found.cfg.dtype)
+    made = load_transcoders(transcoder, dtype=found.cfg.dtype)
     prompts = Prompts.from_texts([prompt], found.tokenizer)
     whole = attribution_graph(found, made, prompts)
     check = check_graph(found, made, prompts, whole)

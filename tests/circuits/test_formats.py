@@ -1,6 +1,7 @@
 """Files of transcoders: what is written is what is read, bit for bit, and what other tools write is understood."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,16 +51,42 @@ def test_names_in_cross_layer_files_are_circuit_tracers(tmp_path):
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["model_kind"] == "cross_layer_transcoder"
 
 
+def arrays(file, one):
+    """As GemmaScope publishes a layer."""
+    file.parent.mkdir(parents=True)
+    np.savez(
+        file, W_enc=one.encoder.T.numpy(), W_dec=one.decoder[:, 0].numpy(), b_enc=one.encoder_bias.numpy(),
+        b_dec=one.decoder_bias.numpy(), threshold=one.threshold.numpy(),
+    )  # fmt: skip
+
+
 def test_gemma_scopes_arrays_are_read(tmp_path):
     transcoders = drawn("jumprelu", "normalized")
     for number, one in enumerate(transcoders.layers):
-        folder = tmp_path / f"layer_{number}" / "width_24" / "average_l0_5"
-        folder.mkdir(parents=True)
-        np.savez(
-            folder / "params.npz", W_enc=one.encoder.T.numpy(), W_dec=one.decoder[:, 0].numpy(),
-            b_enc=one.encoder_bias.numpy(), b_dec=one.decoder_bias.numpy(), threshold=one.threshold.numpy(),
-        )  # fmt: skip
+        arrays(tmp_path / f"layer_{number}" / "width_24" / "average_l0_5" / "params.npz", one)
     same(transcoders, read_transcoders(tmp_path))
+
+
+def test_a_config_may_list_the_files_of_its_layers(tmp_path):
+    transcoders = drawn("jumprelu", "normalized")
+    write_transcoders(transcoders, tmp_path)
+    arrays(tmp_path / "other" / "params.npz", transcoders.layers[1])
+    about = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    files = ["layer_0.safetensors", "other/params.npz", str(tmp_path / "layer_2.safetensors")]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**about, "transcoders": files}))
+    same(transcoders, read_transcoders(tmp_path))
+    for wrong, said in (("layer_0.safetensors", "a list of files"), (["hf://nobody"], "no file of the hub")):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({**about, "transcoders": wrong}))
+        with pytest.raises(DataError, match=said):
+            read_transcoders(tmp_path)
+
+
+@pytest.mark.parametrize("write", [write_transcoders, write_sae_lens])
+def test_where_features_write_comes_back(tmp_path, write):
+    transcoders = drawn("relu")
+    for before in (False, True):
+        write(replace(transcoders, before_norm=before), tmp_path / str(before))
+        assert read_transcoders(tmp_path / str(before)).before_norm is before
 
 
 def test_what_cannot_be_read_is_told_in_a_line(tmp_path):

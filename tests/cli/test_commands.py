@@ -35,7 +35,8 @@ HELP = {
     ],
     ("probe",): ["--port", "--template", "--safe", "--unsafe", "--text", "--out", "--device", "--threads"],
     ("graph",): [
-        "--transcoders",
+        "--model",
+        "--transcoder",
         "--prompt",
         "--out",
         "--name",

@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 
 def test_a_graph_is_written_and_told(folder):
-    asked = ("--transcoders", "set", "--prompt", PROMPT, "--out", "out", "--max-feature-nodes", 50)
+    asked = ("--transcoder", "set", "--prompt", PROMPT, "--out", "out", "--max-feature-nodes", 50)
     done = interp("graph", MODEL, *asked, cwd=folder, logs=folder.parent)
     assert done.code == 0, done.err
     assert "50 features" in done.out
@@ -55,13 +55,22 @@ def test_a_graph_is_written_and_told(folder):
     assert {"nodes", "links", "qParams"} < set(shown)
 
 
+def test_the_model_may_be_an_option(folder):
+    asked = ("--transcoder", "set", "--prompt", PROMPT, "--out", "out", "--max-feature-nodes", 5)
+    assert interp("graph", "--model", MODEL, *asked, cwd=folder, logs=folder.parent).code == 0
+    assert interp("graph", *asked, cwd=folder, logs=folder.parent).code == 2
+
+
 def test_bad_requests_end_in_one_line_and_write_nothing(folder):
     base = ("--prompt", PROMPT, "--out", "out")
     for arguments, said in (
-        (("--transcoders", "none", *base), "no folder"),
-        (("--transcoders", "set", *base, "--nodes", 0), "--nodes"),
-        (("--transcoders", "set", "--prompt", "", "--out", "out"), "empty"),
-        (("--transcoders", "set", *base, "--name", "../up"), "named by letters"),
+        (("--transcoder", "none", *base), "no folder"),
+        (("--transcoder", "set", *base, "--nodes", 0), "--nodes"),
+        (("--transcoder", "set", "--prompt", "", "--out", "out"), "empty"),
+        (("--transcoder", "set", *base, "--name", "../up"), "named by letters"),
+        (("--transcoder", "set", *base, "--model", MODEL), "name one model"),
+        (("--transcoder", "gemma", *base), "cannot fetch google/gemma-scope-2b-pt-transcoders/layer_0"),
+        (("--transcoder", "nobody/nothing", *base), "cannot fetch nobody/nothing"),
     ):
         done = interp("graph", MODEL, *arguments, cwd=folder, logs=folder.parent)
         assert done.code == 2
