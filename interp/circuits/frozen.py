@@ -72,15 +72,25 @@ class Frozen:
     def attention_down(
         self, layer: int, slope: Float[Tensor, "pos target d_model"]
     ) -> Float[Tensor, "pos target d_model"]:
-        """From gradients by what attention writes to gradients by the stream that it reads."""
-        net, block, columns = self.net, self.net.blocks[layer], len(slope)
-        if block.ln1_post is not None:
-            slope = _down(block.ln1_post, slope, self._post_scale(layer)[:columns])
+        """From gradients by the stream behind attention to gradients by the stream that attention reads.
+
+        Norms go into the small matrices: their weights into those of output and values, their scales into the pattern.
+        """
+        net, block, columns, targets = self.net, self.net.blocks[layer], *slope.shape[:2]
+        first, post = block.ln1, block.ln1_post
         pattern = _pattern(self.layers[layer])[0, :, :columns, :columns]
-        z = (slope @ block.o[0]).unflatten(-1, (net.n_heads, net.d_head)).permute(2, 0, 1, 3)
-        v = (pattern.transpose(1, 2) @ z.flatten(2)).unflatten(2, z.shape[2:])
-        grouped = v.unflatten(0, (net.n_kv, -1)).sum(1).permute(1, 2, 0, 3).flatten(2)
-        return _down(block.ln1, grouped @ block.v[0], block.ln1.scale(self.layers[layer].stream[0, :columns]))
+        pattern = pattern / first.scale(self.layers[layer].stream[0, :columns])[:, 0]
+        out, value = block.o[0], first.tidy(block.v[0] * first.weight)
+        if post is not None:
+            out = post.weight[:, None] * post.tidy(out.T).T
+            pattern = pattern / self._post_scale(layer)[:columns]
+        # Heads that share a value are summed where the pattern is applied.
+        shared = pattern.unflatten(0, (net.n_kv, -1)).permute(0, 3, 1, 2).flatten(2)
+        flat = slope.reshape(columns * targets, -1)
+        z = (flat @ out).view(columns, targets, net.n_heads, net.d_head).permute(2, 0, 1, 3)
+        v = shared @ z.reshape(net.n_kv, -1, targets * net.d_head)
+        v = v.view(net.n_kv, columns, targets, net.d_head).permute(1, 2, 0, 3)
+        return torch.addmm(flat, v.reshape(columns * targets, -1), value).view_as(slope)
 
     def attention_up(self, layer: int, change: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
         """What attention writes more where the stream that it reads is changed."""

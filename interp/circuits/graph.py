@@ -27,7 +27,7 @@ from interp.models.sweeps.blocks import UnknownForm
 from interp.models.sweeps.runs import Runs
 from interp.prompts import Prompts
 
-_FEWEST = 256
+_FEWEST = 128
 """Targets carried down together, where there are so many: fewer make small products."""
 
 
@@ -193,8 +193,11 @@ class _Tracer:
             yield some[layer[some].argsort(descending=True, stable=True)]
             start = stop
 
-    def _writers(self, layer: int) -> tuple[Int[Tensor, "pos slot"], Float[Tensor, "pos d_model slot"]]:
-        """What features write to a layer, column by column: their numbers (-1 where there is none), and the vectors."""
+    def _writers(self, layer: int) -> tuple[Int[Tensor, "pos slot"], Float[Tensor, "pos d_model written"]]:
+        """What features write to a layer, column by column: their numbers (-1 where there is none), and the vectors.
+
+        Behind them the layer's error, and what it writes whatever it reads.
+        """
         number, vectors, at = [], [], []
         first = 0
         for below in range(layer + 1):
@@ -210,7 +213,12 @@ class _Tracer:
         numbers = torch.cat(number)[order].split(counts)
         rows = torch.cat(vectors)[order].split(counts)
         slots = pad_sequence(list(numbers), batch_first=True, padding_value=-1)
-        return slots, pad_sequence(list(rows), batch_first=True).transpose(1, 2)
+        own = self.transcoders.layers[layer]
+        constant = own.decoder_bias
+        if own.skip is not None:
+            constant = constant + own.skip @ self.frozen.inputs_bias(layer)
+        rest = torch.stack([self.errors[layer], constant.expand(self.columns, -1)], 1)
+        return slots, torch.cat([pad_sequence(list(rows), batch_first=True), rest], 1).transpose(1, 2)
 
     def _carry(
         self,
@@ -222,39 +230,37 @@ class _Tracer:
     ) -> None:
         """Carry some targets, the highest first, down all layers, and write what each source adds to them."""
         frozen, n, total = self.frozen, self.n_layers, len(self.features)
-        columns = int(pos.max()) + 1
-        slope = self.entry.new_zeros(columns, len(some), self.entry.shape[1])
+        columns, width = int(pos.max()) + 1, self.entry.shape[1]
         count = int((layer == n).sum())
+        slope = self.entry.new_zeros(columns, count, width)
         slope[pos[:count], torch.arange(count)] = logits[some[:count] - total]
         tokens = total + n * self.columns
         bias = tokens + self.columns
         for at in reversed(range(n)):
-            here = slope[:, :count]
             if count:
-                self._written(at, here, some[:count], edges)
+                self._written(at, slope, some[:count], edges)
                 skip = self.transcoders.layers[at].skip
                 if skip is not None:
-                    here += frozen.inputs_down(at, here @ skip)
+                    slope = slope + frozen.inputs_down(at, slope @ skip)
             own = (layer == at).nonzero().flatten()
             if len(own):
                 read = self.transcoders.layers[at].encoder[self.features[some[own], 2]]
+                fresh = self.entry.new_zeros(columns, len(own), width)
                 for p in pos[own].unique().tolist():
-                    mine = own[pos[own] == p]
-                    rows = read[pos[own] == p][None]
-                    slope[p, mine] = frozen.inputs_down(at, rows, first=p)[0]
+                    mine = pos[own] == p
+                    fresh[p, mine] = frozen.inputs_down(at, read[mine][None], first=p)[0]
+                slope = torch.cat([slope, fresh], 1)
                 count += len(own)
             if not count:
                 continue
-            here = slope[:, :count]
-            edges[some[:count], bias + at] = torch.einsum("ptd,pd->t", here, frozen.attention_bias(at)[:columns])
-            here += frozen.attention_down(at, here)
-        here = slope[:, :count]
+            edges[some[:count], bias + at] = torch.einsum("ptd,pd->t", slope, frozen.attention_bias(at)[:columns])
+            slope = frozen.attention_down(at, slope)
         embedded = self.embedded
         edges[some[:, None], torch.arange(tokens, tokens + columns)] = torch.einsum(
-            "ptd,pd->tp", here, embedded[:columns]
+            "ptd,pd->tp", slope, embedded[:columns]
         )
         apart = (self.entry - embedded)[:columns]
-        edges[some, bias + 2 * n] = torch.einsum("ptd,pd->t", here, apart)
+        edges[some, bias + 2 * n] = torch.einsum("ptd,pd->t", slope, apart)
 
     def _written(
         self,
@@ -266,20 +272,15 @@ class _Tracer:
         """What features, the error and the decoder's bias of a layer add to targets above it."""
         columns, total = len(slope), len(self.features)
         slots, vectors = (part[:columns] for part in self.writers[at])
-        found = slope @ vectors
+        found, errors, constant = (slope @ vectors).tensor_split([slots.shape[1], slots.shape[1] + 1], 2)
         real = slots >= 0
         numbers = slots[real]
         if len(numbers):
             edges[some[:, None], numbers] += found.transpose(1, 2)[real].T
         error = total + at * self.columns
-        edges[some[:, None], torch.arange(error, error + columns)] = torch.einsum(
-            "ptd,pd->tp", slope, self.errors[at][:columns]
-        )
-        one, bias = self.transcoders.layers[at], total + (self.n_layers + 1) * self.columns + self.n_layers
-        constant = one.decoder_bias
-        if one.skip is not None:
-            constant = constant + one.skip @ self.frozen.inputs_bias(at)
-        edges[some, bias + at] = slope.sum(0) @ constant
+        edges[some[:, None], torch.arange(error, error + columns)] = errors[..., 0].T
+        bias = total + (self.n_layers + 1) * self.columns + self.n_layers
+        edges[some, bias + at] = constant[..., 0].sum(0)
 
 
 def _hits(active: Float[Tensor, "pos feature"]) -> Int[Tensor, "hit two"]:
