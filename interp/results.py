@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp.errors import DataError
+from interp.estimates import Estimate
 from interp.files import atomic, read_json, write_tensors, write_text
 
 _FILES = ("result.safetensors", "result.json", "table.parquet")
@@ -52,8 +53,13 @@ def save(result: Any, folder: Path | str) -> None:
     tensors: dict[str, Tensor] = {}
     plain: dict[str, Any] = {}
     arrays: list[str] = []
+    estimates: list[str] = []
     for item in fields(result):
         value = getattr(result, item.name)
+        if isinstance(value, Estimate):
+            estimates.append(item.name)
+            tensors |= {f"{item.name}.{part}": torch.from_numpy(np.array(x)) for part, x in vars(value).items()}
+            continue
         if isinstance(value, np.ndarray):
             arrays.append(item.name)
             value = torch.from_numpy(np.array(value))
@@ -61,7 +67,8 @@ def save(result: Any, folder: Path | str) -> None:
             tensors[item.name] = value.detach().clone()
         else:
             plain[item.name] = _spelled(value)
-    about = json.dumps({"kind": kind, "fields": plain, "arrays": arrays}, indent=1, ensure_ascii=False) + "\n"
+    said = {"kind": kind, "fields": plain, "arrays": arrays} | ({"estimates": estimates} if estimates else {})
+    about = json.dumps(said, indent=1, ensure_ascii=False) + "\n"
     (folder / _FILES[1]).unlink(missing_ok=True)
     write_tensors(folder / _FILES[0], tensors)
     to_frame = getattr(result, "to_frame", None)
@@ -82,6 +89,9 @@ def load(folder: Path | str) -> Any:
             for key in file.keys():  # noqa: SIM118
                 tensor = file.get_tensor(key)
                 values[key] = tensor.numpy() if key in about["arrays"] else tensor
+        for name in about.get("estimates", []):
+            parts = {part.name: values.pop(f"{name}.{part.name}").numpy() for part in fields(Estimate)}
+            values[name] = Estimate(**parts)
         return kind(**values)
     except (SafetensorError, OSError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise DataError(f"{folder} is damaged ({error}); remove it and run again") from error

@@ -79,7 +79,7 @@ def feature_activity(
         raise PromptError(f"a prompt has no token left where the first {skip} are left out")
     if bool((prompts.reads[:, 0] < 0).any()):
         raise PromptError("every prompt needs an answer position: a column in its first read")
-    transcoders.check_fit(int(model.cfg.n_layers), int(model.cfg.d_model))
+    transcoders.check_fit(model)
     check_context(model, prompts)
     runs = entered(model, prompts, memory)
     place = runs.entry.device

@@ -25,8 +25,7 @@ def attach_transcoders(model: HookedTransformer, transcoders: Transcoders) -> No
         norms = [block.ln2 for block in network(model).blocks]
     except UnknownForm as error:
         raise ModelError(f"transcoders cannot be attached to {info(model).name}: {error}") from None
-    norm_behind = hasattr(model.blocks[0], "ln2_post")
-    transcoders.check_fit(int(model.cfg.n_layers), int(model.cfg.d_model), norm_behind=norm_behind)
+    transcoders.check_fit(model)
 
     def read(layer: int, mid: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos feature"]:
         one = transcoders.layers[layer]

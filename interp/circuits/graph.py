@@ -91,8 +91,7 @@ def prepared(
     model: HookedTransformer, transcoders: Transcoders, prompts: Prompts, index: int, memory: int
 ) -> tuple[Prompts, Runs, Frozen]:
     """One of the prompts, run once. Raises ModelError for an unknown architecture."""
-    norm_behind = hasattr(model.blocks[0], "ln2_post")
-    transcoders.check_fit(int(model.cfg.n_layers), int(model.cfg.d_model), norm_behind=norm_behind)
+    transcoders.check_fit(model)
     one = _read_once(prompts.take([index]))
     check_context(model, one)
     try:

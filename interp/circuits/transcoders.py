@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from interp.errors import ConfigError
+from interp.models.load import HookedTransformer
 from interp.models.sweeps.blocks import Norm
 
 Reads = Literal["resid_mid", "normalized", "mlp_in"]
@@ -93,14 +94,15 @@ class Transcoders:
                     f"features of layer {number} write to {one.decoder.shape[1]} layers, not to 1 or {total - number}"
                 )
 
-    def check_fit(self, n_layers: int, d_model: int, *, norm_behind: bool) -> None:
-        """Raise ConfigError where they are not those of such a model, with a norm behind its MLPs or without."""
+    def check_fit(self, model: HookedTransformer) -> None:
+        """Raise ConfigError where they cannot be those of this model."""
+        n_layers, d_model = int(model.cfg.n_layers), int(model.cfg.d_model)
         if len(self.layers) != n_layers:
             raise ConfigError(f"{len(self.layers)} transcoders do not fit {n_layers} layers")
         width = self.layers[0].encoder.shape[1]
         if width != d_model:
             raise ConfigError(f"transcoders of width {width} do not fit a model of width {d_model}")
-        if self.before_norm and norm_behind:
+        if self.before_norm and hasattr(model.blocks[0], "ln2_post"):
             raise ConfigError(
                 "these transcoders write before the norm behind the MLP (mlp.hook_out); this model needs ones that "
                 "write behind it (hook_mlp_out)"

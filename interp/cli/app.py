@@ -169,6 +169,30 @@ def run_command(
     ] = None,
     only: Annotated[str | None, typer.Option(help="kill-switch, safety-judge: some of the analyses, by comma.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="kill-switch: fewer prompts and models.")] = False,
+    model: Annotated[
+        str | None, typer.Option(help="safety-circuits: your model (folder or hub name), with --transcoder.")
+    ] = None,
+    transcoder: Annotated[
+        str | None, typer.Option(help="safety-circuits: its transcoders: a folder, a hub name, or gemma.")
+    ] = None,
+    categories: Annotated[
+        str | None, typer.Option(help="safety-circuits: some of the benchmark's categories, by comma.")
+    ] = None,
+    max_feature_nodes: Annotated[
+        int | None, typer.Option(help="safety-circuits: features kept in a graph; others join its errors.")
+    ] = None,
+    min_frequency: Annotated[
+        float | None, typer.Option(help="safety-circuits: share of prompts from which on a feature is described.")
+    ] = None,
+    min_activation: Annotated[
+        float | None, typer.Option(help="safety-circuits: activation above which a feature is active.")
+    ] = None,
+    mine_patterns: Annotated[
+        bool | None, typer.Option("--mine-patterns/--no-mine-patterns", help="safety-circuits: seek motifs.")
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="safety-circuits: graphs of all prompts, not of a part of them.")
+    ] = False,
     out: Out = None,
     config: Config = None,
     device: Device = None,
@@ -187,6 +211,9 @@ def run_command(
     unsafe part), attack (how it is fooled), update (what changed). Its --stages train a judge of your own in the run's
     folder, attack and update it, and report on it; without them the report is on the shipped judge.
 
+    safety-circuits describes the features of a model on the safety benchmark, tests which are about harm, switches them
+    off, draws attribution graphs and seeks motifs in them; its dashboard is in the run's folder.
+
     Several studies are written into folders of their names, with a page over them.
     """
     _threads(threads)
@@ -195,23 +222,31 @@ def run_command(
     for name in studies:
         known_study(name)
     own = {"base": base, "finetuned": finetuned, "token": token, "prompts": prompts}
+    circuits = {
+        "model": model, "transcoder": transcoder, "categories": categories, "max_feature_nodes": max_feature_nodes,
+        "min_frequency": min_frequency, "min_activation": min_activation, "mine_patterns": mine_patterns,
+        "all": everything or None,
+    }  # fmt: skip
     known = {
         "kill-switch": ["base", "finetuned", "token", "prompts", "only", "quick"],
         "safety-judge": ["prompts", "columns", "stages", "only"],
+        "safety-circuits": list(circuits),
     }
-    asked = {**own, "columns": columns, "stages": stages, "only": only, "quick": quick or None}
+    asked = {**own, "columns": columns, "stages": stages, "only": only, "quick": quick or None, **circuits}
     allowed = known.get(studies[0], []) if len(studies) == 1 else []
     for name, value in asked.items():
         if value is not None and name not in allowed:
             whose = " or ".join(study for study, options in known.items() if name in options)
-            raise ConfigError(f"--{name} is an option of the study {whose} alone")
+            raise ConfigError(f"--{name.replace('_', '-')} is an option of the study {whose} alone")
     if config and len(studies) > 1:
         raise ConfigError("settings belong to one study; run one at a time with --config")
     folder = out or Path("reports") / (studies[0] if len(studies) == 1 else "")
     for name in studies:
         here = folder if len(studies) == 1 else folder / name
-        options = {"stages": stages, "prompts": prompts, "columns": columns} if name == "safety-judge" else {}
-        build = _study(name, config, only, device, options or {**own, "quick": quick}, here, quiet)
+        options = {
+            "safety-judge": {"stages": stages, "prompts": prompts, "columns": columns}, "safety-circuits": circuits,
+        }.get(name, {**own, "quick": quick})  # fmt: skip
+        build = _study(name, config, only, device, options, here, quiet)
         if build is not None:
             _finish(build, here, png, quiet, jobs)
     if len(studies) > 1:
@@ -239,6 +274,10 @@ def _study(
         from interp.cli.judge_study import judge_study
 
         return judge_study(config, only, device, out, quiet, command=_typed(), **options)
+    if name == "safety-circuits":
+        from interp.cli.circuit_study import circuit_study
+
+        return circuit_study(config, device, out, options, command=_typed())
     from interp.settings import check, read_yaml
     from interp.studies.kill_switch.settings import ANALYSES, KillSwitchSettings
     from interp.studies.kill_switch.study import kill_switch
@@ -558,6 +597,10 @@ def _finish(build: Callable[[], Any], out: Path | None, png: bool, quiet: bool, 
     carry_out_parts(build, study, folder, jobs=jobs, png=png, progress=not quiet)
     run = run_study(study, folder, png=png, progress=not quiet)
     index, summary = write_report(folder)
+    if run["further"]:
+        from interp.reports.dashboard import write_dashboard
+
+        write_dashboard(folder)
     colors = {"supported": "green", "not supported": "red", "undecided": "yellow"}
     for part in run["parts"]:
         out_console.print(f"\n[bold]{escape(part['title'])}[/]")
@@ -569,6 +612,8 @@ def _finish(build: Callable[[], Any], out: Path | None, png: bool, quiet: bool, 
     reasons = {step["why_no_png"] for part in run["parts"] for step in part["steps"]} - {""}
     for reason in sorted(reasons):
         out_console.print(f"\nno PNG files: {escape(reason)}")
+    for title, path in run["further"].items():
+        out_console.print(f"\n{title.lower()}: {folder / path}", soft_wrap=True, end="")
     out_console.print(f"\npage:    {index}\nsummary: {summary}", soft_wrap=True)
 
 

@@ -34,6 +34,7 @@ STUDIES = {
     "arithmetic": "How does a small transformer do arithmetic? Which heads and neurons, what is encoded, what breaks.",
     "kill-switch": "What does a control token do, was it learned, and does it cause the text to end?",
     "safety-judge": "When does a judge learn, what does it look at, how is it fooled, what did an update change?",
+    "safety-circuits": "Which features does a model use on harmful requests, and how are they wired?",
 }
 
 

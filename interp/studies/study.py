@@ -106,6 +106,11 @@ class Study:
     survey: Callable[[Sequence[Mapping[str, Any]]], Sequence[Mapping[str, Any]]] = lambda _: ()
     """From all parts with their claims, as in `run.json`, to tables that stand before them: title, text, columns,
     rows."""
+    further: Callable[[Path, Mapping[str, Mapping[str, Results]], Sequence[Mapping[str, Any]]], Mapping[str, str]] = (
+        lambda *_: {}
+    )
+    """Writes what else belongs into the run's folder, from all results and from the parts as in `run.json`; returns
+    pages among it: titles, and paths below the folder."""
 
 
 def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool = True) -> dict[str, Any]:
@@ -155,6 +160,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
         )
     run = {
         "study": study.name,
+        "further": dict(study.further(out, found, parts)),
         "title": study.title,
         "question": study.question,
         "command": study.command,

@@ -1,0 +1,137 @@
+"""One model with its transcoders and the requests that it is asked."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.circuits.transcoders import Transcoders
+from interp.circuits.triples import PARTS, SHARES, Triples, benchmark_prompts, triples_of
+from interp.datasets.safety import Triple, safety_triples
+from interp.errors import ConfigError, ModelError
+from interp.files import read_json
+from interp.models.load import HookedTransformer, info
+from interp.prompts import Prompts
+from interp.results import fingerprint
+from interp.studies.safety_circuits.settings import CircuitSettings
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitSubject:
+    """What every analysis of the study takes from."""
+
+    model: HookedTransformer
+    transcoders: Transcoders
+    template: str
+    answers: tuple[str, str]
+    """First words of a refusal and of compliance."""
+    settings: CircuitSettings
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedTransformer,
+        folder: Path | None,
+        transcoders: Transcoders,
+        settings: CircuitSettings,
+    ) -> CircuitSubject:
+        """How the model is asked, and how its answers begin: by the settings, else by the card in its folder, else a
+        tokenizer's own chat template. Raises ConfigError where neither tells."""
+        if model.tokenizer is None:
+            raise ModelError(f"{info(model).name} has no tokenizer, so it cannot be asked")
+        card: Any = read_json(folder / "card.json") if folder and (folder / "card.json").is_file() else {}
+        template = settings.template or card.get("template") or _chat_template(model.tokenizer)
+        if template.count("{prompt}") != 1:
+            raise ConfigError(f"a template has {{prompt}} once, not {template!r}")
+        words = tuple(getattr(settings, name) or card.get(name) for name in ("refuse", "comply"))
+        if None in words:
+            raise ConfigError(
+                "how do its refusals and its compliance begin? name their first words as `refuse` and `comply` in "
+                "--config, for instance refuse: I and comply: Sure"
+            )
+        return cls(model, transcoders, template, (str(words[0]), str(words[1])), settings)
+
+    @cached_property
+    def tokens(self) -> tuple[int, int]:
+        """Of the first words of a refusal and of compliance."""
+        found = [self.model.tokenizer(word, add_special_tokens=False).input_ids for word in self.answers]
+        refuse, comply = (ids[0] if ids else -1 for ids in found)
+        if min(refuse, comply) < 0 or refuse == comply:
+            raise ConfigError(f"{self.answers[0]!r} and {self.answers[1]!r} do not begin with different tokens")
+        return refuse, comply
+
+    @cached_property
+    def benchmark(self) -> list[Triple]:
+        """The triples that were asked for."""
+        found = safety_triples(self.settings.benchmark, categories=self.settings.categories)
+        most = self.settings.triples
+        if most is None:
+            return found
+        count: dict[str, int] = {}
+        kept = []
+        for one in found:
+            name = one.harmful.category
+            count[name] = count.get(name, 0) + 1
+            if count[name] <= most:
+                kept.append(one)
+        return kept
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Every request as the model reads it; read where it begins to answer."""
+        return benchmark_prompts(self.benchmark, self.model.tokenizer, template=self.template)
+
+    @cached_property
+    def triples(self) -> Triples:
+        """Which of them belong together, and which part they are in."""
+        return triples_of(self.prompts, seed=self.settings.seed)
+
+    def drawn(self, category: str) -> Int[np.ndarray, " triple"]:
+        """Triples of a category whose graphs are drawn: as many as the settings say, each part in its share."""
+        most, chosen = self.settings.graphs, self.triples.chosen(category)
+        parts = [np.flatnonzero(chosen & (self.triples.part == part)) for part in range(len(PARTS))]
+        if most is not None:
+            parts = [one[: ceil(most * share)] for one, share in zip(parts, SHARES, strict=True)]
+        return np.sort(np.concatenate(parts))
+
+    @cached_property
+    def transcoders_mark(self) -> str:
+        """Tells these transcoders apart from others of their name."""
+        found = hashlib.sha256()
+        for one in self.transcoders.layers:
+            for part in vars(one).values():
+                if isinstance(part, Tensor):
+                    found.update(part.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+                else:
+                    found.update(repr(part).encode())
+        return found.hexdigest()[:16]
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """In the order of the benchmark."""
+        return tuple(dict.fromkeys(self.triples.categories))
+
+    def key(self, what: str, *options: object) -> str:
+        """Fingerprint of a step."""
+        known = info(self.model)
+        model = (known.digest, known.tokenizer, known.weights, known.dtype, known.device)
+        return fingerprint(what, model, self.transcoders_mark, self.prompts.digest, self.tokens, *options)
+
+
+def _chat_template(tokenizer: Any) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(
+            "the model has no card and no chat template; say how it is asked as `template` in --config, with {prompt} "
+            "where the request stands"
+        )
+    asked = [{"role": "user", "content": "{prompt}"}]
+    return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
