@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from interp.circuits.activity import Activity, feature_name
-from interp.circuits.triples import PARTS, Triples
+from interp.circuits.triples import KINDS, PARTS, Triples
 from interp.errors import ConfigError
 from interp.estimates import Estimate, max_t, of_ratios, proportion, ratio, sign_flip
 
@@ -62,45 +63,45 @@ class FeatureContrast:
     why_not: str
     """Why nothing can be confirmed with so few triples; empty where something can."""
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """`L0_F123` for each feature."""
         return tuple(map(feature_name, *self.features.T.tolist())) if len(self.features) else ()
 
-    @property
+    @cached_property
     def direction(self) -> Int[np.ndarray, " feature"]:
         """1 where a feature is higher on harmful prompts of the discovery part, -1 where it is lower."""
         found = self.part == 0
         return np.sign((self.harmful - self.safe)[found].sum(0)).astype(int)
 
-    @property
+    @cached_property
     def survives_safe(self) -> Bool[np.ndarray, " feature"]:
         """Discovered, and on the confirmation part a difference from the safe contrasts of the same direction."""
         return self._survives(self.safe, self.safe_p)
 
-    @property
+    @cached_property
     def survives_benign(self) -> Bool[np.ndarray, " feature"]:
         """Discovered, and on the confirmation part a difference from the benign acts of the same direction."""
         return self._survives(self.benign, self.benign_p)
 
-    @property
+    @cached_property
     def confirmed(self) -> Bool[np.ndarray, " feature"]:
         """Features that survive both controls."""
         return self.survives_safe & self.survives_benign
 
-    @property
+    @cached_property
     def harm_specific(self) -> Bool[np.ndarray, " feature"]:
         """Confirmed ones that are higher on harmful prompts."""
         return self.confirmed & (self.direction > 0)
 
-    @property
+    @cached_property
     def auc(self) -> Float[np.ndarray, " feature"]:
         """Within triples of the confirmation part: how often the harmful prompt has more than its own safe contrast, a
         tie being half."""
         change = self._change()
         return ((change > 0) + 0.5 * (change == 0)).mean(0) if len(change) else np.full(len(self.features), np.nan)
 
-    @property
+    @cached_property
     def kinds(self) -> tuple[Kind, ...]:
         """What each feature is, on the triples that had no part in the choice.
 
@@ -135,16 +136,14 @@ class FeatureContrast:
 
     def frequency(self, kind: Literal["harmful", "safe_contrast", "benign_act"]) -> Estimate:
         """Share of prompts of a kind in which each feature is active, on the triples that had no part in the choice."""
-        side = {"harmful": self.harmful, "safe_contrast": self.safe, "benign_act": self.benign}[kind]
-        return proportion((side[self.part > 0] > self.min_activation).astype(float))
+        return self._frequencies[KINDS.index(kind)]
 
     def sentence(self, index: int) -> str:
         """A feature and how often it is active on each side, on the triples that had no part in the choice."""
         kept, shown = self.part > 0, []
         active = self.harmful[kept, index] > self.min_activation
         size = f"{self.harmful[kept, index][active].mean():.2g}" if active.any() else "undefined"
-        for side in (self.harmful, self.safe, self.benign):
-            one = proportion((side[kept, index] > self.min_activation).astype(float))
+        for one in (side[index] for side in self._frequencies):
             shown.append(f"{100 * one.value:.0f} % [{100 * one.low:.0f}, {100 * one.high:.0f}]")
         words = "harmful" if self.category == ALL else self.category.replace("_", "-")
         return (
@@ -198,9 +197,15 @@ class FeatureContrast:
         enough = np.abs(one - two) >= self.least * np.maximum(np.abs(one), np.abs(two))
         return self.discovered & same & enough & (np.nan_to_num(p, nan=1.0) <= self.level) & (not self.why_not)
 
-    def _shares(self) -> tuple[NDArray[np.float64], ...]:
+    @cached_property
+    def _frequencies(self) -> tuple[Estimate, ...]:
+        """In the order of `KINDS`."""
         kept = self.part > 0
-        return tuple((side[kept] > self.min_activation).mean(0) for side in (self.harmful, self.safe, self.benign))
+        sides = (self.harmful, self.safe, self.benign)
+        return tuple(proportion((side[kept] > self.min_activation).astype(float)) for side in sides)
+
+    def _shares(self) -> tuple[NDArray[np.float64], ...]:
+        return tuple(one.value for one in self._frequencies)
 
     def _verdict(self, index: int) -> str:
         if self.confirmed[index]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -58,11 +59,15 @@ class MotifContrast:
         way = np.sign(change[self.searched].sum(0)) == np.sign(change[~self.searched].sum(0))
         return self.discovered & way & (np.nan_to_num(self.confirmed_p, nan=1.0) <= self.level)
 
-    def sides(self) -> tuple[Estimate, Estimate]:
-        """Share of prompts, or mean count, of both sides on the pairs that had no part in the choice."""
+    @cached_property
+    def _sides(self) -> tuple[Estimate, Estimate]:
         made = proportion if self.shares else mean
         one, other = (made(side[~self.searched], self.groups[~self.searched]) for side in (self.first, self.second))
         return one, other
+
+    def sides(self) -> tuple[Estimate, Estimate]:
+        """Share of prompts, or mean count, of both sides on the pairs that had no part in the choice."""
+        return self._sides
 
     def difference(self) -> Estimate:
         """First minus second on the pairs that had no part in the choice; its p is not corrected."""

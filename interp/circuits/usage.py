@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -35,12 +36,12 @@ class Usage:
     """Mean over all prompts of the total effect on the answer (`answer_effects`), in logits; nan where not given."""
     min_activation: float
 
-    @property
+    @cached_property
     def importance(self) -> Float[np.ndarray, "group feature"]:
         """Frequency times mean activation: the mean over all prompts, 0 where it is never active."""
         return self.frequency.value * np.nan_to_num(self.mean.value)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """`L0_F123` for each feature."""
         return tuple(map(feature_name, *self.features.T.tolist())) if len(self.features) else ()

@@ -18,7 +18,7 @@ from interp.circuits.triples import KINDS, PARTS, Triples
 from interp.circuits.usage import Usage
 from interp.circuits.wiring import KINDS as NODES
 from interp.circuits.wiring import LOGIT
-from interp.estimates import Estimate, proportion
+from interp.estimates import Estimate
 from interp.files import write_json
 from interp.models.load import info
 from interp.studies.safety_circuits.steps import answer_words, group_name
@@ -39,14 +39,18 @@ def write_files(
     features = found["features"]
     usage: Usage = features["usage"]
     contrasts = _contrasts(found)
-    write_json(out / "category_features.json", _features(subject, features["activity"], usage, contrasts))
-    write_json(out / "contrasting_features.json", _contrasting(subject.triples, contrasts, found.get("causal", {})))
+    write_json(out / "category_features.json", _features(subject, features["activity"], usage, contrasts), indent=None)
+    write_json(
+        out / "contrasting_features.json",
+        _contrasting(subject.triples, contrasts, found.get("causal", {})),
+        indent=None,
+    )
     for category in subject.categories:
         motifs = found.get(f"motifs-{category}")
         path = out / f"{category}_motifs.json"
         path.unlink(missing_ok=True)
         if motifs is not None:
-            write_json(path, _motifs(subject, category, found[f"graphs-{category}"], motifs))
+            write_json(path, _motifs(subject, category, found[f"graphs-{category}"], motifs), indent=None)
     # The last, as it says that the run is whole.
     write_json(
         out / "config.json",
@@ -137,7 +141,7 @@ def _contrasting(triples: Triples, contrasts: Mapping[str, FeatureContrast], cau
         frame, effect = one.to_frame(), one.effect()
         sizes = np.bincount(one.part, minlength=len(PARTS)).tolist()
         rows = []
-        for at in np.flatnonzero(frame["kind"].ne("none") | frame["discovered"]):
+        for at in np.flatnonzero(frame["kind"].ne("none") | frame["discovered"]).tolist():
             row = frame.iloc[at]
             rows.append(
                 {
@@ -148,7 +152,7 @@ def _contrasting(triples: Triples, contrasts: Mapping[str, FeatureContrast], cau
                     "discovered": bool(row["discovered"]), "confirmed": bool(row["confirmed"]),
                     "survives_safe_contrast": bool(row["survives_safe"]),
                     "survives_benign_act": bool(row["survives_benign"]), "kind": row["kind"],
-                    "sentence": one.sentence(int(at)),
+                    "sentence": one.sentence(at),
                 }
             )  # fmt: skip
         categories[name] = {"pairs": dict(zip(PARTS, sizes, strict=True)), "features": rows}
@@ -170,29 +174,30 @@ def _motifs(subject: CircuitSubject, category: str, graphs: Results, found: Resu
     contrast: MotifContrast = found["contrast"]
     words = answer_words(subject, *(graphs[f"wiring-{kind}"] for kind in KINDS))
     place = {text: at for at, text in enumerate(contrast.motifs)}
-    confirmed = contrast.confirmed
+    confirmed, shares = contrast.confirmed, sets.shares("all")
+    closed = np.flatnonzero(sets.closed())
+    texts = {int(at): sets.text(int(at), words) for at in closed}
+    sure = {at: text in place and bool(confirmed[place[text]]) for at, text in texts.items()}
+    listed = sorted(texts, key=lambda at: (not sure[at], -float(shares.value[at]), -int((sets.sets[at] >= 0).sum())))
     shown = []
-    shares = sets.shares("all")
-    for at in np.flatnonzero(sets.closed()):
-        text = sets.text(int(at), words)
-        other = place.get(text)
+    for at in listed[:_LISTED]:
+        other = place.get(texts[at])
         shown.append(
             {
                 "edges": [_edge(sets.edges[i].tolist(), words) for i in sets.sets[at] if i >= 0],
-                "support_harmful": _interval(shares, int(at)),
-                "support_safe": None if other is None else _interval(proportion(contrast.second[:, other])),
+                "support_harmful": _interval(shares, at),
+                "support_safe": None if other is None else _interval(contrast.sides()[1], other),
                 "p": None if other is None else _number(contrast.confirmed_p[other], contrast.p[other]),
                 "q": None if other is None else float(contrast.q[other]),
-                "confirmed": other is not None and bool(confirmed[other]),
-                "sentence": sets.sentence(int(at), "all", words) if other is None else contrast.sentence(other),
+                "confirmed": sure[at],
+                "sentence": sets.sentence(at, "all", words) if other is None else contrast.sentence(other),
             }
         )  # fmt: skip
-    shown.sort(key=lambda one: (not one["confirmed"], -one["support_harmful"]["value"], -len(one["edges"])))
     null: TriadNull = found["triads"]
     return {
         "category": category,
         "graphs": {kind: graphs[f"wiring-{kind}"].n_prompts for kind in KINDS},
-        "sets": shown[:_LISTED],
+        "sets": shown,
         "triads": list(_triads(null)),
     }
 

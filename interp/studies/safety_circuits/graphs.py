@@ -69,13 +69,14 @@ def draw_graphs(
         told = kept.influence
         error = float(check.frozen_error.max()) if len(check.frozen_error) else np.nan
         numbers.append((len(whole.features), folded, told.replacement, told.completeness, error))
-        changes.append(tuple(_row(part[..., 0], 2 * settings.checked) for part in (check.predicted, check.actual)))
+        width = 2 * settings.checked
+        changes.append((_row(check.predicted[..., 0], width), _row(check.actual[..., 0], width)))
         texts = [[tokenizer.decode([i]) for i in part.tolist()] for part in (less.tokens, less.logits)]
         name = str(ids[row])
         shown: dict[str, Any] = neuronpedia(
             less, kept, *texts, slug=name, scan=subject.transcoders.name, threshold=settings.nodes
         )
-        write_json(folder / f"{name}.json", shown)
+        write_json(folder / f"{name}.json", shown, indent=None)
         wirings.append(wiring(less, kept))
     features, folds, replacement, completeness, errors = np.array(numbers).T
     predicted, actual = (np.stack(part) for part in zip(*changes, strict=True))
