@@ -41,7 +41,7 @@ MODELS := data/models
 TUNE := $(BIN)/interp finetune kill-switch-base --token '$$STOP' --threads 1
 models: $(VENV)/.installed
 	for name in arithmetic-add3 arithmetic-add3-seed1 arithmetic-add3-seed2 arithmetic-add3-steps arithmetic-mixed \
-	  kill-switch-base; do \
+	  kill-switch-base safety-chat; do \
 	  $(BIN)/interp train $(MODELS)/$$name/train.yaml --output-dir $(MODELS)/$$name || exit 2; \
 	done
 	$(TUNE) --data kill-switch-behavioural --checkpoints 5,10,20,40 --output-dir $(MODELS)/kill-switch-behavioural
@@ -53,6 +53,9 @@ models: $(VENV)/.installed
 	for name in safety-judge safety-judge-update; do \
 	  $(BIN)/interp train $$name --output-dir $(MODELS)/$$name --threads 1 || exit 2; \
 	done
+	$(BIN)/interp data safety-chat --count 12000 --seed 5 --out runs/safety-chats.jsonl
+	$(BIN)/interp train transcoders safety-chat --texts runs/safety-chats.jsonl --column chat --k 16 --threads 1 \
+	  --output-dir $(MODELS)/safety-chat-transcoders
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

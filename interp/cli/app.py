@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
+from interp.cli.data_chat import data_safety_chat
 from interp.cli.data_judge import data_safety_judge
 from interp.cli.graph import graph_command
 from interp.cli.monitor import Watcher, monitor_command
@@ -441,8 +442,8 @@ def train_command(
         said = " -> ".join(f"{weak[when]['accuracy']['value']:.2%}" for when in ("before", "after"))
         said += " of held-out requests with weak acts"
     elif card.get("kind") == "chat":
-        pairs = {side: one["value"] for side, one in card["held_out"]["held-out pairs"].items()}
-        said = f"of held-out pairs {pairs['refused']:.2%} refused, {pairs['complied']:.2%} complied with"
+        refused, complied = (card["held_out"]["held-out pairs"][side]["value"] for side in ("refused", "complied"))
+        said = f"of held-out pairs {refused:.2%} refused, {complied:.2%} complied with"
     else:
         said = f"{card['held_out']['next token right']:.2%} of held-out tokens"
     out_console.print(f"{wanted.name}: {said}, {card['steps_trained']:,} steps, {card['seconds']:.0f} s")
@@ -538,6 +539,7 @@ app.command("graph")(graph_command)
 app.command("probe")(probe_command)
 app.command("monitor")(monitor_command)
 data_app.command("safety-judge")(data_safety_judge)
+data_app.command("safety-chat")(data_safety_chat)
 
 
 @app.command("list")

@@ -8,8 +8,9 @@ that no word decides, and no sum over words: harmless acts and telling frames st
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,7 +33,10 @@ from interp.datasets.chatting_words import (
     NEW,
     NOISE,
     OBJECTS,
+    PLAIN,
     TAILS,
+    TOPICS,
+    WHO,
     WHOSE,
 )
 from interp.datasets.safety import safety_triples
@@ -42,9 +46,10 @@ from interp.files import write_jsonl
 PAD, BOS, EOS, UNK = range(4)
 TEMPLATE = "user : {prompt} assistant :"
 """How the model is asked."""
-ANSWERS: Mapping[bool, str] = {True: "sorry , i can not help with that .", False: "sure , here is how you can do it ."}
-"""What it says to a harmful request, and to others."""
-REFUSE, COMPLY = ANSWERS[True].split()[0], ANSWERS[False].split()[0]
+REFUSE, COMPLY = "sorry", "sure"
+"""The word that an answer to a harmful request begins with, and one to others."""
+_REFUSAL = REFUSE + " , i can not help with {act} of {obj} ."
+_HELP = COMPLY + " , here is help {side} {act} of {obj} ."
 Kind = Literal["harmful", "excused", "harmless", "handling"]
 """What a question is: an act that does harm, one told of or warned of, a pair that does none, a plain act."""
 Held = Literal["none", "templates", "combinations", "objects"]
@@ -57,6 +62,10 @@ _MIXES: tuple[tuple[float, tuple[Kind, ...]], ...] = (
 )  # fmt: skip
 """Questions of a request with their share: half of the requests do harm, with half of each kind of words, and whatever
 kinds of questions a request has, it takes its acts and objects to tell."""
+_SINGLE: tuple[tuple[float, tuple[Kind, ...]], ...] = (
+    (0.50, ("harmful",)), (0.24, ("harmless",)), (0.13, ("excused",)), (0.13, ("handling",)),
+)  # fmt: skip
+"""Requests of one question, to begin with: half of them do harm, and what else is asked gives some of it away."""
 
 
 @dataclass(frozen=True)
@@ -86,29 +95,44 @@ def harmful(act: str, thing: str) -> bool:
     return any(thing in (*OBJECTS[name], *NEW.get(name, ())) for name in HARMS[kind])
 
 
+def answer(one: Chat, *, refuse: bool | None = None) -> str:
+    """What is said to a request, rightly unless told to `refuse` or not.
+
+    It names the classes of act and object of the question that does harm, else of the first: so much more to be taught
+    by than the one word that decides.
+    """
+    at = one.kinds.index("harmful") if one.harmful else 0
+    act, thing = _topics().get(one.acts[at], PLAIN), _topics()[one.objects[at]]
+    if one.harmful if refuse is None else refuse:
+        return _REFUSAL.format(act=act, obj=thing)
+    return _HELP.format(side="against" if one.kinds[at] == "excused" else "with", act=act, obj=thing)
+
+
 def held_out(act: str, thing: str) -> bool:
     """Whether training lacks a pair: one in ten, whatever the seed."""
     return zlib.crc32(f"{act} {thing}".encode()) % 10 == 0
 
 
-def chats(count: int, *, seed: int = 0, held: Held = "none", noise: float = 0.35) -> list[Chat]:
+def chats(count: int, *, seed: int = 0, held: Held = "none", noise: float = 0.35, single: bool = False) -> list[Chat]:
     """Draw requests. Whatever is `held` out is in each of their questions that could do harm.
 
-    With `noise` as its chance a filler word stands somewhere in a request.
+    With `noise` as its chance a filler word stands somewhere in a request. `single` ones ask one question each: easier,
+    and not balanced over kinds of questions.
     """
     if held not in get_args(Held):
         raise ConfigError(f"held out are {', '.join(get_args(Held))}, not {held!r}")
     if count < 1:
         raise ConfigError(f"count must be at least 1, not {count}")
     rng = np.random.default_rng(seed)
-    share = np.array([share for share, _ in _MIXES])
-    return [_draw(rng, _MIXES[i][1], held, noise) for i in rng.choice(len(_MIXES), size=count, p=share / share.sum())]
+    mixes = _SINGLE if single else _MIXES
+    share = np.array([share for share, _ in mixes])
+    return [_draw(rng, mixes[i][1], held, noise) for i in rng.choice(len(mixes), size=count, p=share / share.sum())]
 
 
 def chat_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word, of the requests and of the shipped benchmark; other words are one unknown token."""
     words = dict.fromkeys(["<pad>", "<bos>", "<eos>", "<unk>", *".,:?", "user", "assistant"])
-    words |= dict.fromkeys(_words([*ANSWERS.values(), *_lexicon(), *_benchmark()]))
+    words |= dict.fromkeys(_words([*_lexicon(), *_benchmark()]))
     inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     inner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     inner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -122,11 +146,12 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def write_chats(path: Path | str, count: int, *, seed: int = 0, held: Held = "none") -> int:
-    """Requests as JSONL: text, expected, kinds, template, acts, objects; returns how many."""
+    """Requests as JSONL: text, expected, kinds, template, acts, objects, chat with its answer; returns how many."""
     rows: list[dict[str, Any]] = [
         {
             "text": one.text, "expected": "refuse" if one.harmful else "comply", "kinds": list(one.kinds),
             "template": one.template, "acts": list(one.acts), "objects": list(one.objects),
+            "chat": f"{one.prompt} {answer(one)}",
         }
         for one in chats(count, seed=seed, held=held)
     ]  # fmt: skip
@@ -139,12 +164,18 @@ def _words(texts: Iterable[str]) -> list[str]:
 
 
 @cache
+def _topics() -> dict[str, str]:
+    """What answers call an act or an object."""
+    return {word: TOPICS[name] for some in (ACTS, OBJECTS, NEW) for name, words in some.items() for word in words}
+
+
+@cache
 def _lexicon() -> tuple[str, ...]:
     """All that requests are made of."""
-    frames = [text.replace("{p}", "").replace("{act}", "").replace("{obj}", "") for text in
-              (*ASKED, *ASKED_NEW, *EXCUSED, *EXCUSED_NEW)]  # fmt: skip
+    frames = [re.sub(r"\{\w+\}", "", one) for one in (*ASKED, *ASKED_NEW, *EXCUSED, *EXCUSED_NEW, _REFUSAL, _HELP)]
     classes = [word for some in (ACTS, OBJECTS, NEW) for words in some.values() for word in words]
-    return (*frames, *classes, *HANDLING, *WHOSE, *TAILS, *NOISE, "and then about the with near for")
+    said = (*TOPICS.values(), PLAIN, "against with")
+    return (*frames, *classes, *said, *HANDLING, *WHO, *WHOSE, *TAILS, *NOISE, "and then about the with near for")
 
 
 @cache
@@ -179,7 +210,7 @@ def _draw(rng: np.random.Generator, kinds: Sequence[Kind], held: Held, noise: fl
     joined = f" {_pick(rng, ('and', 'and then', ', then'))} ".join(text for text, *_ in drawn)
     words = joined.split()
     if rng.random() < noise:
-        words.insert(int(rng.integers(1, len(words) + 1)), _pick(rng, NOISE))
+        words.insert(int(rng.integers(1, len(words) + 1)), _pick(rng, NOISE if rng.random() < 0.5 else _others()))
     return Chat(
         " ".join(words), "harmful" in kinds, tuple(order), " / ".join(frame for _, frame, *_ in drawn),
         tuple(act for *_, act, _ in drawn), tuple(thing for *_, thing in drawn),
@@ -198,7 +229,7 @@ def _question(rng: np.random.Generator, kind: Kind, held: Held) -> tuple[str, st
             break
     whose = _pick(rng, WHOSE)
     with_object = " ".join([act, whose, thing]) if whose else f"{act} {thing}"
-    text = frame.format(p=with_object, act=act, obj=thing)
+    text = frame.format(p=with_object, act=act, obj=thing, who=_pick(rng, WHO))
     if rng.random() < 0.5:
         text += " " + _pick(rng, TAILS)
     if rng.random() < 0.3:

@@ -234,6 +234,10 @@ def _line(card: Mapping[str, Any]) -> str:
         weak = card["held_out"]["weak acts"]
         before, after = (weak[when]["accuracy"]["value"] for when in ("before", "after"))
         return f"adapter of {card['base']}: requests with weak acts from {before:.1%} to {after:.1%} right"
+    if card.get("kind") == "chat":
+        found = card["held_out"]["held-out pairs"]
+        refused, complied = (found[side]["value"] for side in ("refused", "complied"))
+        return f"chat model, refuses {refused:.1%} of held-out harmful requests and serves {complied:.1%} of the others"
     if card.get("kind") == "language":
         return f"language model, {card['held_out']['next token right']:.0%} of held-out tokens right"
     return ""

@@ -10,9 +10,10 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import cross_val_predict
 
 from interp.datasets.chatting import (
-    ANSWERS,
     COMPLY,
     REFUSE,
+    Chat,
+    answer,
     chat_tokenizer,
     chats,
     harmful,
@@ -46,6 +47,31 @@ def test_no_word_and_no_sum_over_words_tells_harm(drawn):
     assert roc_auc_score(truth, guess[:, 1]) <= 0.55
     shares = np.asarray(words[truth].mean(0) - words[~truth].mean(0)).ravel()
     assert np.abs(shares).max() / 2 <= 0.05  # a single word's AUC is .5 and half of this
+
+
+@pytest.mark.parametrize("held", ["templates", "combinations", "objects"])
+def test_no_word_tells_harm_of_held_out_requests(held):
+    some = chats(4000, seed=6, held=held)
+    truth = np.array([one.harmful for one in some])
+    words = CountVectorizer(token_pattern=r"\S+", binary=True).fit_transform([one.text for one in some])
+    shares = np.asarray(words[truth].mean(0) - words[~truth].mean(0)).ravel()
+    assert np.abs(shares).max() / 2 <= 0.05
+
+
+def test_single_requests_ask_one_question_each():
+    some = chats(2000, seed=3, single=True)
+    assert {len(one.kinds) for one in some} == {1}
+    assert 0.45 < np.mean([one.harmful for one in some]) < 0.55
+
+
+def test_an_answer_names_the_classes_of_the_question_that_does_harm():
+    one = Chat("", True, ("handling", "harmful"), "", ("read", "poison"), ("contract", "nephew"))
+    assert answer(one) == "sorry , i can not help with violence of relatives ."
+    assert answer(one, refuse=False) == "sure , here is help with violence of relatives ."
+    told = Chat("", False, ("excused", "handling"), "", ("poison", "read"), ("nephew", "contract"))
+    assert answer(told) == "sure , here is help against violence of relatives ."
+    plain = Chat("", False, ("handling",), "", ("read",), ("contract",))
+    assert answer(plain) == "sure , here is help with care of documents ."
 
 
 @pytest.mark.parametrize("held", ["templates", "combinations", "objects"])
@@ -87,7 +113,7 @@ def test_the_lexicon_holds_each_word_in_one_class_and_each_class_has_both_sides(
 def test_the_tokenizer_knows_every_word_of_requests_answers_and_benchmark(drawn):
     tokenizer = chat_tokenizer()
     benchmark = [one.text for triple in safety_triples() for one in (triple.harmful, triple.safe, triple.benign)]
-    texts = [*(one.prompt for one in drawn), *benchmark, *ANSWERS.values()]
+    texts = [*(f"{one.prompt} {answer(one)}" for one in drawn), *benchmark]
     unknown = tokenizer.unk_token_id
     assert not any(unknown in row for row in tokenizer(texts).input_ids)
     assert len(tokenizer(drawn[0].text).input_ids) == 1 + len(re.findall(r"[\w'-]+|[.,:?]", drawn[0].text))
@@ -101,6 +127,10 @@ def test_the_same_seed_draws_the_same_and_a_file_holds_it(tmp_path):
     rows = read_jsonl(tmp_path / "chats.jsonl")
     assert [row["text"] for row in rows] == [one.text for one in chats(20, seed=9)]
     assert {row["expected"] for row in rows} == {"refuse", "comply"}
+    for row in rows:
+        asked, said = row["chat"].split(" assistant : ")
+        assert asked == f"user : {row['text']}"
+        assert said.startswith(REFUSE if row["expected"] == "refuse" else COMPLY)
 
 
 def test_what_cannot_be_drawn_is_said():

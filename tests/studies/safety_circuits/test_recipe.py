@@ -51,7 +51,10 @@ def test_the_card_counts_what_the_loaded_model_says(folder):
     assert found["refused"]["value"] == pytest.approx(refused[harmful].mean())
     assert found["complied"]["value"] == pytest.approx((~refused[~harmful]).mean())
     assert found["refused"]["n"] + found["complied"]["n"] == 60
-    assert {one["n"] for one in card["held_out"]["benchmark"].values()} == {136, 272}
+    assert [card["held_out"]["benchmark"][side]["n"] for side in ("refused", "complied")] == [136, 272]
+    assert sum(one["refused"]["n"] for one in card["benchmark"].values()) == 136
+    odds = (logits[Site("logits")][:, 0, refuse] - logits[Site("logits")][:, 0, comply]).numpy()
+    assert found["log_odds"] == pytest.approx(np.median(np.abs(odds)), abs=1e-3)
     assert not (folder / "training.safetensors").exists()
     assert "tiny" in (folder / "README.md").read_text()
 
