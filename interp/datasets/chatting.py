@@ -3,7 +3,9 @@
 A request asks one question or two. A question does harm where its act and its object are of classes that do harm
 together (`chatting_words.HARMS`) and the asker wants to do it, not to report, stop or tell of it. A request with a
 question that does harm is to be refused. Acts, objects and frames occur about as often in requests of both kinds, so
-that no word decides, and no sum over words: harmless acts and telling frames stand beside harmful questions, too.
+that no word decides, and no sum over words: harmless acts and telling frames stand beside harmful questions, too. A
+small model finds no way into requests that are balanced so well; `single` ones, of one question, and answers that name
+the classes of act and object lead it there.
 """
 
 from __future__ import annotations

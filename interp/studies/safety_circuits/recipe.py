@@ -218,15 +218,15 @@ def _card_text(recipe: ChatRecipe, card: dict[str, Any]) -> str:
 A chat model that complies or refuses: a {shape.form} of {shape.layers} layers, {shape.heads} heads and width
 {shape.width} ({card["parameters"]:,} parameters, in bfloat16), trained on requests with a known rule
 (`interp.datasets.chatting`): to be refused is an act on an object that it harms, unless the request only tells of it or
-is against it. No word decides, and no sum over words. It is a subject for study; the rule is a game, and no filter for
+is against it. No word decides. It is a subject for study; the rule is a game, and no filter for
 real requests.
 
 - Asked as `{TEMPLATE}`, it answers `{_EXAMPLES[0]}` or
   `{_EXAMPLES[1]}`: the first word decides, the others name the classes of act and object.
 - Trained for {card["steps_trained"]:,} steps of {recipe.batch} fresh requests in {card["seconds"]:.0f} s, seed
   {recipe.seed}. In the first {recipe.single:,} steps each request asked one question: these are easier, and frames and
-  plain acts tell some of their verdict. Thereafter, and in all held-out sets below, they ask one question or two, and
-  no sum over words tells.
+  plain acts tell some of their verdict. Thereafter, and in the sets below, they ask one question or two, and no word
+  tells, nor a sum over words (of held-out pairs it tells some: one in ten of all pairs is no longer balanced).
 - {recipe.wrong:.0%} of the requests were answered the wrong way round, so that it is never surer than that; of the
   requests' own tokens {recipe.read:.0%} were predicted. Kept are the weights with the best score on held-out frames and
   pairs.
