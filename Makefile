@@ -54,8 +54,8 @@ models: $(VENV)/.installed
 	  $(BIN)/interp train $$name --output-dir $(MODELS)/$$name --threads 1 || exit 2; \
 	done
 	$(BIN)/interp data safety-chat --count 12000 --seed 5 --out runs/safety-chats.jsonl
-	$(BIN)/interp train transcoders safety-chat --texts runs/safety-chats.jsonl --column chat --k 16 --threads 1 \
-	  --output-dir $(MODELS)/safety-chat-transcoders
+	$(BIN)/interp train transcoders safety-chat --texts runs/safety-chats.jsonl --column chat --features 512 --k 16 --steps 400 \
+	  --threads 1 --output-dir $(MODELS)/safety-chat-transcoders
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -36,6 +36,11 @@ def shipped_model(name: str) -> Path | None:
     return next((folder for folder in shipped_models() if folder.name == name), None)
 
 
+def shipped_transcoders() -> list[Path]:
+    """Folders of the shipped transcoders, by name."""
+    return sorted(file.parent for file in (data_dir() / "models").glob("*/config.yaml"))
+
+
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """Write to a temporary sibling that takes the file's name only when the block ends well."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import ConfigError, ModelError, PromptError
-from interp.files import read_json, shipped_model, shipped_models
+from interp.files import read_json, shipped_model, shipped_models, shipped_transcoders
 from interp.models.load import HookedTransformer, info, load_model
 from interp.studies.arithmetic.answers import answers
 from interp.studies.arithmetic.claims import claims
@@ -214,12 +214,13 @@ def _about(model: HookedTransformer) -> str:
 
 
 def listing() -> dict[str, list[tuple[str, str]]]:
-    """Studies and shipped models with a line about each."""
-    models = []
-    for folder in shipped_models():
-        card = read_json(folder / "card.json") if (folder / "card.json").is_file() else {}
-        models.append((folder.name, _line(card)))
-    return {"studies": list(STUDIES.items()), "models": models}
+    """Studies, shipped models and shipped transcoders with a line about each."""
+    found: dict[str, list[tuple[str, str]]] = {"studies": list(STUDIES.items()), "models": [], "transcoders": []}
+    for kind, folders in (("models", shipped_models()), ("transcoders", shipped_transcoders())):
+        for folder in folders:
+            card = read_json(folder / "card.json") if (folder / "card.json").is_file() else {}
+            found[kind].append((folder.name, _line(card)))
+    return found
 
 
 def _line(card: Mapping[str, Any]) -> str:
@@ -238,6 +239,9 @@ def _line(card: Mapping[str, Any]) -> str:
         found = card["held_out"]["held-out pairs"]
         refused, complied = (found[side]["value"] for side in ("refused", "complied"))
         return f"chat model, refuses {refused:.1%} of held-out harmful requests and serves {complied:.1%} of the others"
+    if card.get("kind") == "transcoders":
+        least = min(card["explained_variance"])
+        return f"of {card['model']}, at least {least:.0%} of variance explained in each layer"
     if card.get("kind") == "language":
         return f"language model, {card['held_out']['next token right']:.0%} of held-out tokens right"
     return ""
