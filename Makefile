@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: reproduce figures test check format models bench bench-quick clean
 
 reproduce: $(VENV)/.installed
-	$(BIN)/interp run arithmetic kill-switch safety-judge --out $(OUT)
+	$(BIN)/interp run arithmetic kill-switch safety-judge safety-circuits --out $(OUT)
 
 # Figures for print, from what `make reproduce` wrote; no model is run.
 figures: $(VENV)/.installed
