@@ -61,6 +61,8 @@ class Step:
     """Heading on the page; by default the name."""
     drawn: Sequence[str] = ()
     """What the figures depend on besides the results."""
+    beside: Sequence[Path] = ()
+    """Folders that it writes outside its own: where one is missing, the step is done again."""
     derive: Callable[[Mapping[str, Mapping[str, Results]]], Results] | None = None
     """Instead of `compute`: makes the results from those of the parts before it. Its key must tell those apart."""
 
@@ -208,6 +210,8 @@ def seconds_taken(step: Step, folder: Path) -> float | None:
     try:
         known = read_json(folder / "done.json")
         if not isinstance(known, dict) or known.get("key") != step.fingerprint:
+            return None
+        if not all(one.is_dir() for one in step.beside):
             return None
         _read_back(folder)
         return float(known["seconds"])

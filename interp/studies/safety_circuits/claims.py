@@ -36,23 +36,21 @@ def claims(subject: CircuitSubject, found: Mapping[str, Results]) -> list[Claim]
 def _confirmed(found: Results) -> Claim:
     contrasts = [one for one in found.values() if isinstance(one, FeatureContrast)]
     null: Shuffled = found["shuffled"]
-    count = len(harm_specific(found))
     names = [contrasts[0].names[i] for i in harm_specific(found)]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    every = sum(int(one.confirmed.sum()) for one in contrasts)
-    effect = constant(every, len(contrasts[0].part))
+    effect = constant(len(names), len(contrasts[0].part))
     return Claim(
         name="features about harm",
-        statement=f"{count} features are higher on harmful requests than on safe ones with the same words and on "
+        statement=f"{len(names)} features are higher on harmful requests than on safe ones with the same words and on "
         f"benign acts on the same objects{': ' + shown if names else ''}.",
         effect=effect,
         control=population(null.confirmed, bounds=(0, np.inf)),
         control_name=f"{len(null.confirmed)} times labels shuffled within triples",
         difference=against_population(effect, null.confirmed),
         minimum=_ENOUGH - 1,
-        unit="confirmed features, of each contrast by itself",
+        unit="features",
         note="Discovered on a quarter of the triples and confirmed on half of them, corrected for all that were "
-        "discovered (max-T) and for the number of contrasts. Counted are those that are lower on harm, too.",
+        "discovered (max-T) and for the number of contrasts.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from interp.circuits.wiring import LOGIT
 from interp.estimates import Estimate
 from interp.files import write_json
 from interp.models.load import info
-from interp.studies.safety_circuits.steps import answer_words, group_name
+from interp.studies.safety_circuits.steps import GRAPHS, answer_words, group_name
 from interp.studies.safety_circuits.subject import CircuitSubject
 from interp.studies.study import Results
 
@@ -45,10 +46,15 @@ def write_files(
         _contrasting(subject.triples, contrasts, found.get("causal", {})),
         indent=None,
     )
+    for old in out.glob("*_motifs.json"):
+        old.unlink()
+    groups = {group_name(category, kind) for category in subject.categories for kind in KINDS}
+    for folder in (out / GRAPHS).iterdir():
+        if folder.name not in groups:
+            shutil.rmtree(folder)
     for category in subject.categories:
         motifs = found.get(f"motifs-{category}")
         path = out / f"{category}_motifs.json"
-        path.unlink(missing_ok=True)
         if motifs is not None:
             write_json(path, _motifs(subject, category, found[f"graphs-{category}"], motifs), indent=None)
     # The last, as it says that the run is whole.

@@ -33,6 +33,6 @@ class CircuitSettings(BaseModel):
     support: float = Field(default=0.3, gt=0, le=1, description="share of prompts that have a set of edges to be kept")
     rewired: int = Field(default=199, ge=39, description="copies of the graphs that triads are counted against")
     matched: int = Field(default=50, ge=19, description="matched sets of features in the causal test")
-    shuffled: int = Field(default=20, ge=1, description="contrasts with labels shuffled within triples")
+    shuffled: int = Field(default=20, ge=3, description="contrasts with labels shuffled within triples")
     memory: int = Field(default=1 << 30, ge=1 << 20, description="bytes of working memory")
     seed: int = 0

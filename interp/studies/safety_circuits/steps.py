@@ -31,12 +31,14 @@ from interp.studies.safety_circuits.graphs import draw_graphs
 from interp.studies.safety_circuits.subject import CircuitSubject
 from interp.studies.study import Picture, Report, Results, Step
 
+GRAPHS = "graphs"
+"""Folder of the run with a folder of graphs for each group of prompts."""
 Found = Mapping[str, Mapping[str, Results]]
 
 
 @dataclass(frozen=True, eq=False)
 class Shuffled:
-    """How many features are confirmed where the labels mean nothing, for each shuffle."""
+    """How many features are confirmed as higher on harm where the labels mean nothing, for each shuffle."""
 
     confirmed: Float[np.ndarray, " shuffle"]
 
@@ -94,7 +96,7 @@ def contrast_step(subject: CircuitSubject, part: str) -> Step:
         for number in range(settings.shuffled):
             mixed = replace(subject.triples, rows=rng.permuted(subject.triples.rows, axis=1))
             null = benchmark_contrasts(activity, mixed, seed=settings.seed + number, **options)
-            counts.append(float(sum(int(one.confirmed.sum()) for one in null.values())))
+            counts.append(float(len(harm_specific(null))))
         return {**contrasts, "shuffled": Shuffled(np.array(counts))}
 
     return Step(
@@ -160,7 +162,7 @@ def graphs_step(subject: CircuitSubject, category: str, out: Path) -> Step:
         for kind in KINDS:
             name = group_name(category, kind)
             rows = subject.triples.rows[subject.drawn(category), KINDS.index(kind)].tolist()
-            found[f"scores-{kind}"], found[f"wiring-{kind}"] = draw_graphs(subject, rows, out / "graphs" / name, report)
+            found[f"scores-{kind}"], found[f"wiring-{kind}"] = draw_graphs(subject, rows, out / GRAPHS / name, report)
         return found
 
     return Step(
@@ -168,6 +170,7 @@ def graphs_step(subject: CircuitSubject, category: str, out: Path) -> Step:
         title=f"Attribution graphs: {category.replace('_', ' ')}",
         text="Every edge is exact in the linearised model; some features of each graph are switched off and doubled, "
         "with everything else held and in the running model.",
+        beside=[out / GRAPHS / group_name(category, kind) for kind in KINDS],
     )  # fmt: skip
 
 
