@@ -162,6 +162,14 @@ CASES = {
     "one column": Case(("run", "safety-judge", "--prompts", "plain.txt", "--columns", "text"), "TEXT,LABEL"),
     "no such set": Case(("run", "safety-judge", "--prompts", "nowhere.csv", "--out", "out"), "nowhere.csv"),
     "an option of another study": Case(("run", "safety-judge", "--token", "x", "--out", "out"), "--token"),
+    "a model without transcoders": Case(("run", "safety-circuits", "--model", "safety-chat"), "--transcoder"),
+    "transcoders that are nowhere": Case(
+        ("run", "safety-circuits", "--model", "safety-chat", "--transcoder", "nowhere", *OUT), "'nowhere'"
+    ),
+    "no such category": Case(("run", "safety-circuits", "--categories", "weather", *OUT), "'weather'"),
+    "no feature nodes": Case(("run", "safety-circuits", "--max-feature-nodes", "0", *OUT), "max_feature_nodes"),
+    "more than all prompts": Case(("run", "safety-circuits", "--min-frequency", "2", *OUT), "min_frequency"),
+    "an option of the circuits": Case(("run", "arithmetic", "--max-feature-nodes", "9"), "--max-feature-nodes"),
     "no such judge": Case(("probe", "nowhere"), "nowhere"),
     "a model that says not how it is asked": Case(("probe", "kill-switch-base"), "template"),
     "no such checkpoint": Case(("monitor", "nowhere", "--out", "out"), "nowhere"),
