@@ -4,8 +4,8 @@ Triples are the units: a harmful request, its safe contrast (the same focus word
 Features are discovered on one part of them; on another the differences within triples are tested by flipping their
 signs, with the largest statistic over all that were discovered inside the null (max-T; Westfall & Young, 1993). A
 feature is *confirmed* where it differs, in the direction in which it was discovered, from the safe contrasts **and**
-from the benign acts: each test holds the family-wise level alone, so the two together do (Berger, Technometrics 24
-(1982) 295). A difference must also be of some size: one word more in a prompt shifts every norm a little, and pairs
+from the benign acts: each test is two-sided at the family-wise level, and as the direction is given, about half of it
+is each one's share. A difference must also be of some size: one word more in a prompt shifts every norm a little, and pairs
 show the smallest shift that is always there. A confirmed feature goes with harm on these prompts; whether the model
 uses it, `feature_causal` tells.
 """
@@ -212,7 +212,8 @@ class FeatureContrast:
             more = "higher" if self.direction[index] > 0 else "lower"
             p = max(self.safe_p[index], self.benign_p[index])
             change = self._change()[:, index]
-            return f"specific, {more} on harm (d = {change.mean() / change.std(ddof=1):.2g}, corrected p = {p:.2g})"
+            size = change.mean() / change.std(ddof=1)
+            return f"specific, {more} on harm (d = {size:.2g}, corrected p = {p:.2g}, at {self.level:.2g})"
         if self.survives_safe[index]:
             return "not specific, since no difference from benign acts on the same objects was shown"
         if self.discovered[index] and self.safe_p[index] <= self.level:

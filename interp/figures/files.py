@@ -64,7 +64,7 @@ class PictureWriter:
     def write(self, made: go.Figure, path: Path, key: str) -> None:
         """Write `path`.html, .png and, last, .json (the figure's data, read by the run's page)."""
         depth = len(path.parent.relative_to(self.root).parts)
-        plot = pio.to_html(made, include_plotlyjs=False, config=CONFIG, full_html=False)
+        plot = pio.to_html(made, include_plotlyjs=False, config=CONFIG, full_html=False, div_id=path.name)
         script = f'<script src="{"../" * depth}{PLOTLY_JS}"></script>'
         write_text(path.with_suffix(".html"), _page(path.name, script + plot, key))
         if self.png:

@@ -200,6 +200,9 @@ class Motifs(BaseModel):
 
     category: str
     graphs: dict[str, int] = Field(default_factory=dict)
+    mined: int | None = None
+    """Sets that were sought and tested; `sets` may list some of them."""
+    confirmed: int | None = None
     sets: list[Motif] = Field(default_factory=list)
     triads: list[Triad] = Field(default_factory=list)
 

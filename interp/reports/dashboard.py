@@ -284,7 +284,7 @@ def _said(value: object) -> str:
         return ", ".join(map(_said, value)) or "none"
     if isinstance(value, dict):
         return "; ".join(f"{key} {_said(one)}" for key, one in value.items()) or "none"
-    return "none" if value is None else str(value)
+    return "default" if value is None else str(value)
 
 
 def _counts(
@@ -292,21 +292,24 @@ def _counts(
 ) -> list[tuple[str, int, str, str]]:
     """What there is: its number, what it is, the page that shows it."""
     tested = [one for category in contrasts.categories.values() for one in category.features]
-    survive = [one for one in tested if one.confirmed and one.survives_safe_contrast and one.survives_benign_act]
-    sets = [one for found in motifs for one in found.sets]
+    confirmed = {one.name for one in tested if one.confirmed}
+    mined = sum(len(one.sets) if one.mined is None else one.mined for one in motifs)
     return [
         ("prompts", sum(group.prompts or 0 for group in features.groups), f"in {len(features.groups)} groups", ""),
-        ("features", len(features.features), "active on some prompt", "transcoder_tokens"),
+        ("features", len(features.features), "described in some group", "transcoder_tokens"),
         (
             "features confirmed",
-            sum(one.confirmed for one in tested),
-            f"of {len(tested):,} compared",
+            len(confirmed),
+            f"of {len({one.name for one in tested}):,} compared",
             "contrast_analysis",
         ),
-        ("survive both controls", len(survive), "safe contrast and benign act", "contrast_analysis"),
-        ("motifs confirmed", sum(one.confirmed for one in sets), f"of {len(sets):,} mined", "motifs"),
+        ("motifs confirmed", sum(map(_confirmed, motifs)), f"of {mined:,} mined", "motifs"),
         ("graphs", len(prompts), f"{sum(one['links'] for one in prompts):,} edges", "graph"),
     ]
+
+
+def _confirmed(found: Motifs) -> int:
+    return sum(one.confirmed for one in found.sets) if found.confirmed is None else found.confirmed
 
 
 def _categories(

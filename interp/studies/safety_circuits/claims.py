@@ -5,32 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from interp.circuits.feature_causal import Intervention
 from interp.circuits.feature_contrast import FeatureContrast
+from interp.circuits.motif_contrast import MotifContrast
 from interp.circuits.triples import KINDS
-from interp.estimates import against_population, constant, mean, population
+from interp.estimates import against_population, constant, mean, population, share_change
 from interp.evidence import Claim
 from interp.studies.safety_circuits.graphs import GraphScores
 from interp.studies.safety_circuits.steps import Shuffled, harm_specific
 from interp.studies.safety_circuits.subject import CircuitSubject
 from interp.studies.study import Results
 
+_AGREES = 0.5
+"""Correlation above which graphs are said to hold in the running model."""
 _ENOUGH = 5
 """Confirmed features from which on there is something to study."""
 
 
-def claims(subject: CircuitSubject, found: Mapping[str, Results]) -> list[Claim]:
-    """All that the finished steps can say."""
-    made = [_confirmed(found["contrast"])]
-    made += [one.claim() for one in found["causal"].values() if isinstance(one, Intervention)]
-    scores = [
-        found[f"graphs-{category}"][f"scores-{kind}"] for category in subject.categories for kind in KINDS
-    ]  # fmt: skip
-    made.append(_linear(scores))
-    if subject.settings.mine_patterns:
-        made += [_motifs(category, found[f"motifs-{category}"]) for category in subject.categories]
-    return made
+def feature_claims(found: Mapping[str, Results]) -> list[Claim]:
+    """What contrasts and interventions say."""
+    tests = [one.claim() for one in found["causal"].values() if isinstance(one, Intervention)]
+    return [_confirmed(found["contrast"]), *tests]
+
+
+def graph_claims(subject: CircuitSubject, category: str, found: Mapping[str, Results]) -> list[Claim]:
+    """What the graphs of a category say, and the motifs in them."""
+    had = found["graphs"]
+    groups = np.tile(np.arange(len(subject.drawn(category))), len(KINDS))
+    made = [_linear([had[f"scores-{kind}"] for kind in KINDS], groups)]
+    return [*made, _motifs(category, had)] if "contrast" in had else made
 
 
 def _confirmed(found: Results) -> Claim:
@@ -54,28 +59,30 @@ def _confirmed(found: Results) -> Claim:
     )
 
 
-def _linear(scores: list[GraphScores]) -> Claim:
+def _linear(scores: list[GraphScores], groups: NDArray[np.int64]) -> Claim:
     """Whether what graphs predict is what the running model does."""
-    predicted = np.concatenate([one.predicted for one in scores])
-    actual = np.concatenate([one.actual for one in scores])
+    predicted, actual = (np.concatenate([getattr(one, name) for one in scores]) for name in ("predicted", "actual"))
     own = _signs(predicted, actual)
     other = _signs(np.roll(predicted, 1, axis=0), actual)
+    there = ~(np.isnan(predicted) | np.isnan(actual))
+    size = float(np.abs(predicted[there]).sum() / np.abs(actual[there]).sum())
     error = float(np.nanmax(np.concatenate([one.frozen_error for one in scores])))
     folded = float(np.nanmean(np.concatenate([one.folded for one in scores])))
     replaced = np.concatenate([one.replacement for one in scores])
     return Claim(
         name="graphs hold in the running model",
-        statement=f"Switching a feature off, or doubling it, moves the answer in the running model as its graph says "
-        f"(correlation within a prompt {float(np.nanmean(own)):.2f}); with everything else held the edges are off by "
-        f"at most {error:.0e}.",
-        effect=mean(own),
-        control=mean(other),
+        statement=f"Switching a feature off, or doubling it, moves the answer of the running model as its graph says: "
+        f"correlation within a prompt {float(np.nanmean(own)):.2f}, predicted changes {size:.2g} times as large as real "
+        f"ones. With everything else held, the edges of these features are off by at most {error:.0e} of the largest.",
+        effect=mean(own, groups),
+        control=mean(other, groups),
         control_name="another prompt's predictions",
-        difference=mean(own - other),
-        minimum=0.0,
+        difference=mean(own - other, groups),
+        minimum=_AGREES,
         unit="correlation of predicted and real changes within a prompt",
         note=f"{len(own)} graphs; of their influence {np.nanmean(replaced):.0%} begins at tokens and not at errors; "
-        f"the cap folded {folded:.0%} of the features' influence into errors.",
+        f"the cap folded {folded:.0%} of the features' influence into errors. The edges are exact in the linearised "
+        "model; attention, norms and other features answer back in the running one.",
     )
 
 
@@ -89,36 +96,42 @@ def _signs(predicted: np.ndarray, actual: np.ndarray) -> np.ndarray:
 
 
 def _motifs(category: str, found: Results) -> Claim:
-    contrast = found["contrast"]
-    confirmed = np.flatnonzero(contrast.confirmed)
-    one, other = contrast.sides()
-    words = category.replace("_", " ")
-    if not len(contrast.motifs):
+    contrast: MotifContrast = found["contrast"]
+    words, tested = category.replace("_", " "), int((~contrast.searched).sum())
+    if not contrast.discovered.any():
         nothing = constant(float("nan"))
         return Claim(
-            "motifs", f"No set of edges is frequent enough in {words} to be tested.", nothing, nothing,
-            "safe contrasts", nothing, 0.0, "share of prompts",
+            f"motifs of {words}",
+            f"No set of edges of {words} could be tested: on {int(contrast.searched.sum())} triples none of "
+            f"{len(contrast.motifs)} told harmful requests from their safe contrasts.",
+            nothing, nothing, "safe contrasts", nothing, 0.0, "share of prompts",
         )  # fmt: skip
-    difference = contrast.difference()
-    order = np.argsort(-np.abs(np.nan_to_num(difference.value)))
-    best = int(next((i for i in order if i in set(confirmed.tolist())), order[0]))
-    sign = np.sign(float(difference.value[best])) or 1.0
-    shown = difference[best]
-    ends = sorted((sign * float(shown.low), sign * float(shown.high)))
-    flipped = type(shown).single(sign * float(shown.value), *ends, p=float(shown.p), n=int(shown.n))
-    first, second = (one[best], other[best]) if sign > 0 else (other[best], one[best])
-    sides = contrast.names if sign > 0 else contrast.names[::-1]
+    confirmed = np.flatnonzero(contrast.confirmed)
+    change = contrast.first - contrast.second
+    # Chosen on the triples that were searched, so that the estimate on the others is of no chosen one.
+    chosen = np.where(contrast.discovered, np.abs(change[contrast.searched].mean(0)), -1)
+    best = int(chosen.argmax())
+    way = float(np.sign(change[contrast.searched].mean(0)[best]))
+    one, other = contrast.sides()
+    first, second = (one[best], other[best]) if way > 0 else (other[best], one[best])
+    sides = contrast.names if way > 0 else contrast.names[::-1]
+    kept = ~contrast.searched
+    patterns = len(np.unique(np.concatenate([contrast.first, contrast.second])[:, confirmed], axis=1).T)
     return Claim(
         name=f"motifs of {words}",
-        statement=f"{len(confirmed)} sets of edges tell {words} from its safe contrasts; {contrast.motifs[best]} is in "
-        f"{float(first.value):.0%} of {sides[0]} and {float(second.value):.0%} of {sides[1]}.",
+        statement=f"{len(confirmed):,} sets of edges ({patterns} that differ in their prompts) tell {words} from its safe "
+        f"contrasts; {contrast.motifs[best]} is in {float(first.value):.0%} of {sides[0]} and "
+        f"{float(second.value):.0%} of {sides[1]}.",
         effect=first,
         control=second,
         control_name=sides[1],
-        difference=flipped,
+        difference=share_change(way * change[kept, best], contrast.groups[kept]),
         minimum=0.0,
         unit="share of prompts",
-        also={f"confirmed at a family-wise {contrast.level:g} on triples that did not choose it": bool(len(confirmed))},
-        note=f"{len(contrast.motifs)} sets were sought on the discovery part and {int(contrast.discovered.sum())} "
-        "tested on the others.",
+        also={
+            f"sets are confirmed at a family-wise {contrast.level:.2g} on {tested} other triples": bool(len(confirmed))
+        },
+        note=f"{len(contrast.motifs):,} sets were sought on {int(contrast.searched.sum())} triples and "
+        f"{int(contrast.discovered.sum()):,} tested on the others; shown is the one with the largest difference on the "
+        "triples that were searched, estimated on the others.",
     )

@@ -25,17 +25,22 @@ from interp.models.load import info
 from interp.studies.safety_circuits.steps import GRAPHS, answer_words, group_name
 from interp.studies.safety_circuits.subject import CircuitSubject
 from interp.studies.study import Results
+from interp.studies.words import folder_name
 
 _LISTED = 200
 """Motifs of a category that are written, at most."""
 
 
 def write_files(
-    subject: CircuitSubject, found: Mapping[str, Results], claims: Sequence[Mapping[str, Any]], out: Path
+    subject: CircuitSubject,
+    found: Mapping[str, Results],
+    graphs: Mapping[str, Results],
+    claims: Sequence[Mapping[str, Any]],
+    out: Path,
 ) -> None:
     """Write `config.json`, the features, the contrasts and the motifs of a finished study.
 
-    `found` is what its steps computed, by their names; what a switched-off step would tell is left out.
+    `found` is what the steps on features computed, `graphs` what those on each category's graphs did.
     """
     features = found["features"]
     usage: Usage = features["usage"]
@@ -52,16 +57,14 @@ def write_files(
     for folder in (out / GRAPHS).iterdir():
         if folder.name not in groups:
             shutil.rmtree(folder)
-    for category in subject.categories:
-        motifs = found.get(f"motifs-{category}")
-        path = out / f"{category}_motifs.json"
-        if motifs is not None:
-            write_json(path, _motifs(subject, category, found[f"graphs-{category}"], motifs), indent=None)
+    for category, had in graphs.items():
+        if "contrast" in had:
+            write_json(out / f"{category}_motifs.json", _motifs(subject, category, had), indent=None)
     # The last, as it says that the run is whole.
     write_json(
         out / "config.json",
         {
-            "model": info(subject.model).name, "transcoders": subject.transcoders.name,
+            "model": folder_name(info(subject.model).name), "transcoders": subject.transcoders.name,
             "categories": list(subject.categories), "settings": subject.settings.model_dump(),
             "findings": [{"text": one["statement"], "verdict": one["verdict"]} for one in claims]
             + [{"text": text, "verdict": None} for text in _sentences(contrasts)],
@@ -77,13 +80,15 @@ def _contrasts(found: Mapping[str, Results]) -> dict[str, FeatureContrast]:
     return {name: one for name, one in found.get("contrast", {}).items() if isinstance(one, FeatureContrast)}
 
 
-def _sentences(contrasts: Mapping[str, FeatureContrast], most: int = 12) -> list[str]:
-    """Confirmed features in words, those that differ most first."""
-    rows = []
+def _sentences(contrasts: Mapping[str, FeatureContrast], most: int = 3) -> list[str]:
+    """Confirmed features in words: of each contrast those that differ most, and each feature once."""
+    found: dict[str, str] = {}
     for one in contrasts.values():
-        effect = one.effect().value
-        rows += [(-abs(float(effect[i])), one.sentence(int(i))) for i in np.flatnonzero(one.confirmed)]
-    return [text for _, text in sorted(rows)[:most]]
+        effect = np.abs(one.effect().value)
+        chosen = sorted(np.flatnonzero(one.confirmed).tolist(), key=lambda i: -float(effect[i]))
+        fresh = [i for i in chosen if one.names[i] not in found]
+        found |= {one.names[i]: one.sentence(i) for i in fresh[:most]}
+    return list(found.values())
 
 
 def _interval(estimate: Estimate, *at: int) -> dict[str, float | int | None]:
@@ -154,7 +159,7 @@ def _contrasting(triples: Triples, contrasts: Mapping[str, FeatureContrast], cau
                     "name": row["name"], "layer": int(row["layer"]), "feature": int(row["feature"]),
                     "harmful_mean": float(row["harmful_mean"]), "safe_mean": float(row["safe_mean"]),
                     "effect": _interval(effect, at), "auc": float(row["auc"]),
-                    "p": float(np.nanmax([row["safe_p"], row["benign_p"]])) if row["discovered"] else float(row["p"]),
+                    "p": float(np.nanmax([row["safe_p"], row["benign_p"]])) if row["discovered"] else None,
                     "discovered": bool(row["discovered"]), "confirmed": bool(row["confirmed"]),
                     "survives_safe_contrast": bool(row["survives_safe"]),
                     "survives_benign_act": bool(row["survives_benign"]), "kind": row["kind"],
@@ -175,10 +180,10 @@ def _causal(found: Results) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _motifs(subject: CircuitSubject, category: str, graphs: Results, found: Results) -> dict[str, Any]:
+def _motifs(subject: CircuitSubject, category: str, found: Results) -> dict[str, Any]:
     sets: EdgeSets = found["sets"]
     contrast: MotifContrast = found["contrast"]
-    words = answer_words(subject, *(graphs[f"wiring-{kind}"] for kind in KINDS))
+    words = answer_words(subject, *(found[f"wiring-{kind}"] for kind in KINDS))
     place = {text: at for at, text in enumerate(contrast.motifs)}
     confirmed, shares = contrast.confirmed, sets.shares("all")
     closed = np.flatnonzero(sets.closed())
@@ -191,7 +196,7 @@ def _motifs(subject: CircuitSubject, category: str, graphs: Results, found: Resu
         shown.append(
             {
                 "edges": [_edge(sets.edges[i].tolist(), words) for i in sets.sets[at] if i >= 0],
-                "support_harmful": _interval(shares, at),
+                "support_harmful": _interval(shares, at) if other is None else _interval(contrast.sides()[0], other),
                 "support_safe": None if other is None else _interval(contrast.sides()[1], other),
                 "p": None if other is None else _number(contrast.confirmed_p[other], contrast.p[other]),
                 "q": None if other is None else float(contrast.q[other]),
@@ -202,7 +207,12 @@ def _motifs(subject: CircuitSubject, category: str, graphs: Results, found: Resu
     null: TriadNull = found["triads"]
     return {
         "category": category,
-        "graphs": {kind: graphs[f"wiring-{kind}"].n_prompts for kind in KINDS},
+        "graphs": {
+            name: found[f"wiring-{kind}"].n_prompts
+            for name, kind in zip(("harmful", "safe", "benign"), KINDS, strict=True)
+        },
+        "mined": len(contrast.motifs),
+        "confirmed": int(confirmed.sum()),
         "sets": shown,
         "triads": list(_triads(null)),
     }

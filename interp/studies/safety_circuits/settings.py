@@ -24,7 +24,7 @@ class CircuitSettings(BaseModel):
     min_activation: float = Field(default=0.0, ge=0, description="activation above which a feature is active")
     level: float = Field(default=0.05, gt=0, lt=1, description="family-wise level over all contrasts")
     resamples: int = Field(default=9999, ge=99, description="permutations of each test")
-    graphs: int | None = Field(default=12, ge=8, description="triples of each category with graphs; all if null")
+    graphs: int | None = Field(default=16, ge=8, description="triples of each category with graphs; all if null")
     max_feature_nodes: int = Field(default=300, ge=1, description="features kept in a graph; others join its errors")
     nodes: float = Field(default=0.8, gt=0, le=1, description="share of influence whose nodes a graph keeps")
     edges: float = Field(default=0.98, gt=0, le=1, description="share of influence whose edges a graph keeps")

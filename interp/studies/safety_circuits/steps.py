@@ -31,6 +31,8 @@ from interp.studies.safety_circuits.graphs import draw_graphs
 from interp.studies.safety_circuits.subject import CircuitSubject
 from interp.studies.study import Picture, Report, Results, Step
 
+_CHOSEN = 0.2
+"""q at which sets of edges are chosen to be tested on other triples."""
 GRAPHS = "graphs"
 """Folder of the run with a folder of graphs for each group of prompts."""
 Found = Mapping[str, Mapping[str, Results]]
@@ -155,7 +157,7 @@ def causal_step(subject: CircuitSubject, part: str) -> Step:
 def graphs_step(subject: CircuitSubject, category: str, out: Path) -> Step:
     """The graphs of a category's prompts, each with its own check."""
     settings = subject.settings
-    options = settings.model_dump(include={"graphs", "max_feature_nodes", "nodes", "edges", "checked", "seed"})
+    options = settings.model_dump(exclude={"memory", "min_frequency", "min_activation", "matched", "shuffled", "at"})
 
     def compute(report: Report) -> Results:
         found: Results = {}
@@ -163,50 +165,41 @@ def graphs_step(subject: CircuitSubject, category: str, out: Path) -> Step:
             name = group_name(category, kind)
             rows = subject.triples.rows[subject.drawn(category), KINDS.index(kind)].tolist()
             found[f"scores-{kind}"], found[f"wiring-{kind}"] = draw_graphs(subject, rows, out / GRAPHS / name, report)
+        if settings.mine_patterns:
+            report("motifs")
+            found |= _motifs(subject, category, *(found[f"wiring-{kind}"] for kind in KINDS[:2]))
         return found
 
     return Step(
-        f"graphs-{category}", compute, subject.key("graphs", category, subject.transcoders.name, options),
-        title=f"Attribution graphs: {category.replace('_', ' ')}",
+        "graphs",
+        compute,
+        subject.key("graphs", category, options),
+        lambda found: [
+            Picture("sets", "Sets of edges on both sides, on triples that had no part in the choice.",
+                    partial(plot_motif_contrast, found["contrast"]), headline=True),
+            Picture("triads", "Triads beside rewired graphs.", partial(plot_triads, found["triads"])),
+        ] if "contrast" in found else (),
+        title="Graphs and motifs",
         text="Every edge is exact in the linearised model; some features of each graph are switched off and doubled, "
-        "with everything else held and in the running model.",
+        "with everything else held and in the running model. For motifs positions are collapsed: a node is a feature "
+        "of a layer. Sets of edges are sought on half of the triples and tested on the confirmation part; triads are "
+        "counted beside copies that keep layers, order and degrees.",
         beside=[out / GRAPHS / group_name(category, kind) for kind in KINDS],
     )  # fmt: skip
 
 
-def motifs_step(subject: CircuitSubject, category: str, part: str) -> Step:
+def _motifs(subject: CircuitSubject, category: str, harmful: Wiring, safe: Wiring) -> Results:
     """Sets of edges that return, those that tell harm from its contrast, and triads beside rewired graphs."""
     settings = subject.settings
-
-    def derive(found: Found) -> Results:
-        had = found[part][f"graphs-{category}"]
-        harmful, safe = (had[f"wiring-{kind}"] for kind in KINDS[:2])
-        searched = subject.triples.part[subject.drawn(category)] == 0
-        words = answer_words(subject, harmful, safe)
-        return {
-            "sets": edge_sets(harmful, support=settings.support),
-            "contrast": edge_set_contrast(
-                harmful, safe, searched, support=settings.support, words=words, level=settings.level,
-                resamples=settings.resamples, seed=settings.seed,
-            ),
-            "triads": triad_null(harmful, samples=settings.rewired, seed=settings.seed),
-        }  # fmt: skip
-
-    return Step(
-        f"motifs-{category}", lambda report: {},
-        subject.key("motifs", category, settings.model_dump(exclude={"memory"}), subject.transcoders.name),
-        title=f"Motifs: {category.replace('_', ' ')}",
-        text="Positions are collapsed: a node is a feature of a layer. Sets of edges are sought on the discovery part "
-        "and tested on the other triples; triads are counted beside copies that keep layers, order and degrees.",
-        pictures=lambda found: (
-            Picture(
-                "sets", "Sets of edges on both sides, on triples that had no part in the choice.",
-                lambda: plot_motif_contrast(found["contrast"]), headline=True,
-            ),
-            Picture("triads", "Triads beside rewired graphs.", lambda: plot_triads(found["triads"])),
+    return {
+        "sets": edge_sets(harmful, support=settings.support),
+        "contrast": edge_set_contrast(
+            harmful, safe, subject.searched(category), support=settings.support,
+            words=answer_words(subject, harmful, safe), discovery=_CHOSEN, level=subject.motif_level,
+            resamples=settings.resamples, seed=settings.seed,
         ),
-        derive=derive,
-    )  # fmt: skip
+        "triads": triad_null(harmful, samples=settings.rewired, seed=settings.seed),
+    }  # fmt: skip
 
 
 def answer_words(subject: CircuitSubject, *wirings: Wiring) -> dict[int, str]:

@@ -11,7 +11,7 @@ from typing import Any
 from interp.circuits.formats import load_transcoders
 from interp.files import shipped_model
 from interp.models.load import info, load_model
-from interp.studies.safety_circuits.claims import claims
+from interp.studies.safety_circuits.claims import feature_claims, graph_claims
 from interp.studies.safety_circuits.files import write_files
 from interp.studies.safety_circuits.settings import CircuitSettings
 from interp.studies.safety_circuits.steps import (
@@ -19,7 +19,6 @@ from interp.studies.safety_circuits.steps import (
     contrast_step,
     features_step,
     graphs_step,
-    motifs_step,
 )
 from interp.studies.safety_circuits.subject import CircuitSubject
 from interp.studies.study import Part, Results, Step, Study
@@ -45,30 +44,35 @@ def safety_circuits(
     `out` is the run's folder, which the graphs are written to as they are made.
     """
     subject = _subject(settings, device, model or MODEL, transcoders or TRANSCODERS)
+    subject.check()
     name = MODEL if model is None else folder_name(model)
-    steps: list[Step] = [features_step(subject), contrast_step(subject, name), causal_step(subject, name)]
-    steps += [graphs_step(subject, category, out) for category in subject.categories]
-    if settings.mine_patterns:
-        steps += [motifs_step(subject, category, name) for category in subject.categories]
+    name = f"{name}-model" if name in subject.categories else name
     known = info(subject.model)
-    part = Part(
-        name=name,
-        title=name,
-        about=f"{known.architecture}, {known.n_layers} layers, {known.n_heads} heads, width {known.d_model}, "
+
+    def part(which: str, title: str, about: str, steps: list[Step], said: Any, notes: Sequence[str] = ()) -> Part:
+        return Part(
+            name=which, title=title, about=about, model=asdict(known), steps=steps, claims=said, notes=notes,
+            settings=settings.model_dump(), prompts={"requests": subject.prompts.digest},
+        )  # fmt: skip
+
+    about = (
+        f"{known.architecture}, {known.n_layers} layers, {known.n_heads} heads, width {known.d_model}, "
         f"{known.n_parameters:,} parameters, {known.dtype} on {known.device}; transcoders of "
-        f"{subject.transcoders.layers[0].size:,} features a layer",
-        model=asdict(known),
-        steps=steps,
-        claims=partial(claims, subject),
-        settings=settings.model_dump(),
-        prompts={"requests": subject.prompts.digest},
-        notes=[_asked(subject)],
-    )  # fmt: skip
+        f"{subject.transcoders.layers[0].size:,} features a layer"
+    )
+    steps = [features_step(subject), contrast_step(subject, name), causal_step(subject, name)]
+    parts = [part(name, name, about, steps, feature_claims, [_asked(subject)])]
+    for category in subject.categories:
+        words = category.replace("_", " ")
+        graphs = f"{len(subject.drawn(category))} triples: harmful requests, safe contrasts and benign acts"
+        said = partial(graph_claims, subject, category)
+        parts.append(part(category, f"Graphs: {words}", graphs, [graphs_step(subject, category, out)], said))
 
     def further(
-        folder: Path, found: Mapping[str, Mapping[str, Results]], parts: Sequence[Mapping[str, Any]]
+        folder: Path, found: Mapping[str, Mapping[str, Results]], done: Sequence[Mapping[str, Any]]
     ) -> dict[str, str]:
-        write_files(subject, found[name], parts[0]["claims"], folder)
+        graphs = {category: found[category]["graphs"] for category in subject.categories}
+        write_files(subject, found[name], graphs, [claim for one in done for claim in one["claims"]], folder)
         return {"Dashboard": DASHBOARD}
 
     return Study(
@@ -76,7 +80,7 @@ def safety_circuits(
         title="Safety circuits: which features a model uses on harmful requests, and how they are wired",
         question="Which internal features are about harm and not about alarming words, how are they wired, and does "
         "the refusal hang on them?",
-        parts=[part],
+        parts=parts,
         command=command,
         further=further,
     )

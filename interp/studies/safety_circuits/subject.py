@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp.circuits.store import named
 from interp.circuits.transcoders import Transcoders
 from interp.circuits.triples import PARTS, SHARES, Triples, benchmark_prompts, triples_of
 from interp.datasets.safety import Triple, safety_triples
@@ -103,10 +104,36 @@ class CircuitSubject:
             parts = [one[: ceil(most * share)] for one, share in zip(parts, SHARES, strict=True)]
         return np.sort(np.concatenate(parts))
 
+    def searched(self, category: str) -> Bool[np.ndarray, " triple"]:
+        """Of those drawn, the ones that motifs are sought on; they are tested on the confirmation part."""
+        return self.triples.part[self.drawn(category)] != PARTS.index("confirmation")
+
+    @property
+    def motif_level(self) -> float:
+        """Of each category's test of motifs, so that all of them together keep the level."""
+        return self.settings.level / len(self.categories)
+
+    def check(self) -> None:
+        """Raise ConfigError for what would be found out only after the work: names and numbers of triples."""
+        for name in self.prompts.labels["id"]:
+            named(str(name))
+        for category in self.categories:
+            sizes = np.bincount(self.triples.part[self.triples.chosen(category)], minlength=len(PARTS))
+            if sizes.min() < 1:
+                raise ConfigError(
+                    f"{category} has {sizes.sum()} triples; each of its three parts needs one: at least 4"
+                )
+            tested = int((~self.searched(category)).sum())
+            if self.settings.mine_patterns and 2.0 ** (1 - tested) > self.motif_level:
+                raise ConfigError(
+                    f"motifs of {category} would be tested on {tested} triples, which cannot show a p of "
+                    f"{self.motif_level:.2g}; draw more graphs (`graphs`, --all) or seek none (--no-mine-patterns)"
+                )
+
     @cached_property
     def transcoders_mark(self) -> str:
         """Tells these transcoders apart from others of their name."""
-        found = hashlib.sha256()
+        found = hashlib.sha256(repr((self.transcoders.reads, self.transcoders.before_norm)).encode())
         for one in self.transcoders.layers:
             for part in vars(one).values():
                 if isinstance(part, Tensor):
@@ -124,7 +151,8 @@ class CircuitSubject:
         """Fingerprint of a step."""
         known = info(self.model)
         model = (known.digest, known.tokenizer, known.weights, known.dtype, known.device)
-        return fingerprint(what, model, self.transcoders_mark, self.prompts.digest, self.tokens, *options)
+        asked = (self.prompts.digest, self.prompts.labels.to_csv(index=False), self.triples.part.tolist(), self.tokens)
+        return fingerprint(what, model, self.transcoders_mark, self.transcoders.name, *asked, *options)
 
 
 def _chat_template(tokenizer: Any) -> str:

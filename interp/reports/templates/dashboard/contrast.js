@@ -40,7 +40,7 @@
     { key: "effect", name: "Effect", class: "n", about: "Mean on harmful prompts minus mean on their safe twins", value: (id) => one(id).effect?.value ?? null,
       cell: (id) => h("span", { class: "withbar" }, bar(one(id).effect, { low: reach[0], high: reach[1], width: 56 }), h("span", {}, number(one(id).effect?.value)), h("span", { class: "ends" }, interp.ends(one(id).effect))) },
     { key: "auc", name: "AUC", class: "n", width: "54px", value: (id) => one(id).auc, cell: (id) => number(one(id).auc) },
-    { key: "p", name: "p", class: "n", width: "60px", up: true, value: (id) => one(id).p, cell: (id) => chance(one(id).p) },
+    { key: "p", name: "p", class: "n", width: "78px", up: true, value: (id) => one(id).p, cell: (id) => chance(one(id).p) },
     { key: "controls", name: "Controls", width: "80px", about: "Survives the safe contrast; survives the benign act", value: (id) => one(id).survives_safe_contrast + one(id).survives_benign_act, cell: (id) => controls(one(id)) },
     { key: "kind", name: "Kind", width: "84px", value: (id) => one(id).kind || "", up: true, cell: (id) => one(id).kind || "–" },
   ];
