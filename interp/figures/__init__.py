@@ -29,6 +29,11 @@ from interp.analyses.steering import DirectionTest
 from interp.analyses.verdicts import Verdicts
 from interp.analyses.weight_changes import WeightChanges
 from interp.analyses.weights import Composition
+from interp.circuits.feature_causal import Intervention
+from interp.circuits.feature_contrast import FeatureContrast
+from interp.circuits.motif_contrast import MotifContrast
+from interp.circuits.triads import TriadNull
+from interp.circuits.usage import Usage
 from interp.errors import ConfigError
 from interp.figures.attention import attention_html, plot_head, plot_heads_of_layer
 from interp.figures.circuits import plot_discovery, plot_selectivity, plot_steps
@@ -48,6 +53,13 @@ from interp.figures.edges import (
     plot_circuit_curve,
     plot_edge_attribution,
     plot_verified,
+)
+from interp.figures.features import (
+    plot_feature_contrast,
+    plot_intervention,
+    plot_motif_contrast,
+    plot_triads,
+    plot_usage,
 )
 from interp.figures.grids import plot_attention_statistics, plot_head_scores, plot_patching
 from interp.figures.halting import (
@@ -121,3 +133,8 @@ plot.register(AttributionPatching, plot_attribution_patching)
 plot.register(EdgeAttribution, plot_edge_attribution)
 plot.register(CircuitCurve, plot_circuit_curve)
 plot.register(Verified, plot_verified)
+plot.register(Usage, plot_usage)
+plot.register(FeatureContrast, plot_feature_contrast)
+plot.register(Intervention, plot_intervention)
+plot.register(MotifContrast, plot_motif_contrast)
+plot.register(TriadNull, plot_triads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Int
 
 from interp.circuits.feature_causal import Intervention
 from interp.circuits.feature_contrast import ALL, FeatureContrast
@@ -15,6 +16,8 @@ from interp.figures.theme import GREY, MARKERS, PALETTE, figure, rgba, safe, sty
 
 _ROWS = 40
 """Features or motifs in one figure, at most."""
+_ROOM = dict(b=76)
+"""For the title of the axis."""
 
 
 def plot_usage(result: Usage, most: int = _ROWS) -> go.Figure:
@@ -38,10 +41,10 @@ def plot_usage(result: Usage, most: int = _ROWS) -> go.Figure:
         made, "Features over groups of prompts",
         f"share of prompts with the feature times its mean largest activation; the {len(order)} with the largest value "
         f"in any group, of {len(result.features)}",
-        width=max(680, 220 + 62 * len(names)), height=240 + 17 * len(order),
+        width=max(680, 220 + 62 * len(names)), height=280 + 17 * len(order),
     )  # fmt: skip
     made.update_yaxes(autorange="reversed", dtick=1, tickfont=dict(size=10))
-    made.update_layout(margin=dict(b=190))
+    made.update_xaxes(tickangle=-35, tickfont=dict(size=11))  # names end under their columns, so that none is cut off
     return made
 
 
@@ -61,8 +64,8 @@ def plot_feature_contrast(result: FeatureContrast) -> go.Figure:
         f"Harmful requests and their safe contrasts: {safe(title)}",
         f"mean of the largest activations over {int(kept.sum())} triples that had no part in the choice; "
         f"{int(result.discovered.sum())} features discovered, {int(confirmed.sum())} confirmed against both contrasts",
-        width=680, height=560, xaxis=dict(title="safe contrasts", range=[-0.02 * top, top]),
-        yaxis=dict(title="harmful requests", range=[-0.02 * top, top]),
+        width=680, height=580, xaxis=dict(title="safe contrasts", range=[-0.02 * top, top]),
+        yaxis=dict(title="harmful requests", range=[-0.02 * top, top]), margin=_ROOM,
     )  # fmt: skip
     made.add_shape(type="line", x0=0, y0=0, x1=top, y1=top, line=dict(color=GREY, width=1, dash="dot"))
     names = np.array(result.names)
@@ -83,11 +86,13 @@ def plot_feature_contrast(result: FeatureContrast) -> go.Figure:
 
 
 def plot_motif_contrast(result: MotifContrast, most: int = 25) -> go.Figure:
-    """Sets of edges: shares of the two sides of pairs that had no part in the choice; confirmed ones first."""
-    confirmed = result.confirmed
-    change = result.difference()
-    order = np.lexsort((-np.abs(np.nan_to_num(change.value)), ~confirmed))[:most][::-1]
-    sides = result.sides()
+    """Sets of edges: shares of the two sides of pairs that had no part in the choice; confirmed ones first.
+
+    Of sets that are in the very same prompts the first stands for all.
+    """
+    confirmed, sides = result.confirmed, result.sides()
+    order, alike = distinct_motifs(result)
+    order = order[:most][::-1]
     rows = np.arange(len(order), dtype=float)
     made = go.Figure()
     for side, name, number, shift in ((sides[0], result.names[0], 0, 0.14), (sides[1], result.names[1], 1, -0.14)):
@@ -103,16 +108,34 @@ def plot_motif_contrast(result: MotifContrast, most: int = 25) -> go.Figure:
                 hovertemplate="%{x:.0%}<extra></extra>",
             )
         )  # fmt: skip
-    labels = [("✓ " if confirmed[i] else "") + safe(_cut(result.motifs[i])) for i in order]
+    labels = [
+        ("✓ " if confirmed[i] else "") + safe(_cut(result.motifs[i])) + (f" and {alike[i]} more" if alike[i] else "")
+        for i in order
+    ]
     style(
         made, "Sets of edges in both kinds of graphs",
         f"share of prompts with its 95 % interval, on pairs that had no part in the choice; {int(confirmed.sum())} of "
-        f"{len(result.motifs)} confirmed (✓)",
-        width=900, height=240 + 24 * max(1, len(order)),
+        f"{len(result.motifs)} confirmed (✓); “more” are in the same prompts",
+        width=900, height=240 + 24 * max(1, len(order)), margin=_ROOM,
     )  # fmt: skip
-    made.update_yaxes(tickmode="array", tickvals=rows, ticktext=labels, tickfont=dict(size=10))
+    made.update_yaxes(
+        tickmode="array", tickvals=rows, ticktext=labels, tickfont=dict(size=10), range=[-0.7, len(order) - 0.3]
+    )
     made.update_xaxes(title="share of prompts", range=[-0.03, 1.03], tickformat=".0%")
     return made
+
+
+def distinct_motifs(result: MotifContrast) -> tuple[Int[np.ndarray, " some"], Int[np.ndarray, " motif"]]:
+    """One of all motifs that are in the very same prompts, confirmed ones first and then the largest differences; and
+    how many others each stands for."""
+    sides = np.concatenate([result.first, result.second])
+    _, first, count = np.unique(sides, axis=1, return_index=True, return_counts=True)
+    first, count = first[np.argsort(first)], count[np.argsort(first)]
+    one, other = (side.value[first] for side in result.sides())
+    order = first[np.lexsort((-np.abs(np.nan_to_num(one - other)), ~result.confirmed[first]))]
+    alike = np.zeros(len(result.motifs), np.int64)
+    alike[first] = count - 1
+    return order, alike
 
 
 def plot_triads(result: TriadNull, most: int = 25) -> go.Figure:
@@ -133,22 +156,27 @@ def plot_triads(result: TriadNull, most: int = 25) -> go.Figure:
         )
     )  # fmt: skip
     sure = (frame["q"] <= 0.05).to_numpy()
-    made.add_trace(
-        go.Scatter(
-            x=frame["ratio"], y=rows, mode="markers", name="these graphs",
-            marker=dict(color=[PALETTE[0] if one else PALETTE[6] for one in sure], symbol=MARKERS[0], size=8),
-            customdata=np.stack([frame["count"], frame["expected"], frame["q"]], -1),
-            hovertemplate="%{customdata[0]:.0f}, expected %{customdata[1]:.1f}, q %{customdata[2]:.2g}<extra></extra>",
-        )
-    )  # fmt: skip
+    for chosen, name, color, symbol in ((sure, "q ≤ 0.05", PALETTE[0], 0), (~sure, "q above 0.05", PALETTE[4], 2)):
+        some = frame[chosen]
+        made.add_trace(
+            go.Scatter(
+                x=some["ratio"], y=rows[chosen], mode="markers", name=f"these graphs, {name}",
+                marker=dict(color=color, symbol=MARKERS[symbol], size=8),
+                customdata=some[["count", "expected", "q"]].to_numpy(),
+                hovertemplate="%{customdata[0]:.0f}, expected %{customdata[1]:.1f}, q %{customdata[2]:.2g}"
+                "<extra></extra>",
+            )
+        )  # fmt: skip
     labels = [("★ " if one else "") + safe(name) for one, name in zip(sure, frame["triad"], strict=True)]
     style(
         made, "Patterns of three nodes beside rewired graphs",
         f"count over what {len(result.null)} rewired copies have on average, the {len(frame)} most frequent; ★: q ≤ "
         "0.05 over all classes",
-        width=900, height=240 + 22 * max(1, len(frame)),
+        width=900, height=240 + 22 * max(1, len(frame)), margin=_ROOM,
     )  # fmt: skip
-    made.update_yaxes(tickmode="array", tickvals=rows, ticktext=labels, tickfont=dict(size=10))
+    made.update_yaxes(
+        tickmode="array", tickvals=rows, ticktext=labels, tickfont=dict(size=10), range=[-0.7, len(frame) - 0.3]
+    )
     made.update_xaxes(title="count over expected")
     return made
 
@@ -157,16 +185,26 @@ def plot_intervention(result: Intervention) -> go.Figure:
     """Mean change of the log-odds of refusal: the intervention as a line, its controls as bars."""
     own = result.effect()
     others = (result.sign * (result.controls - result.base[:, None])).mean(0)
+    ends = [float(one) for one in (*others, own.value, own.low, own.high, 0.0) if np.isfinite(one)]
+    low, high = min(ends), max(ends)
+    room = 0.05 * (high - low) or 1.0
+    edges = np.linspace(low, high, 41) if high > low else np.array([low - 0.5, low + 0.5])
+    count, _ = np.histogram(others, edges)
     made = figure(
-        safe(result.what),
-        f"mean change of the log-odds of refusal over {len(result.base)} prompts, "
+        safe(result.what[:1].upper() + result.what[1:]),
+        f"mean change of the log-odds of refusal over {len(result.base)} prompts with its 95 % interval, "
         f"{'lower' if result.sign < 0 else 'higher'} is to the right; p = {result.p:.2g} among "
         f"{len(others)} {safe(result.control_name)}",
-        width=760, height=380, xaxis=dict(title="change, logits"), yaxis=dict(title=safe(result.control_name)),
+        width=760, height=400, xaxis=dict(title="change, logits", range=[low - room, high + room]),
+        yaxis=dict(title=f"number of {safe(result.control_name)}"), bargap=0, margin=_ROOM,
     )  # fmt: skip
-    made.add_trace(go.Histogram(x=others, nbinsx=30, marker_color=PALETTE[6], name=safe(result.control_name)))
+    made.add_trace(
+        go.Bar(x=(edges[1:] + edges[:-1]) / 2, y=count, marker_color=PALETTE[6], name=safe(result.control_name))
+    )
+    if np.isfinite(own.low):
+        color = rgba(PALETTE[0], 0.15)
+        made.add_vrect(x0=float(own.low), x1=float(own.high), fillcolor=color, line_width=0, layer="below")
     made.add_vline(x=float(own.value), line=dict(color=PALETTE[0], width=3))
-    made.add_vrect(x0=float(own.low), x1=float(own.high), fillcolor=rgba(PALETTE[0], 0.15), line_width=0)
     made.add_annotation(
         x=float(own.value), y=1, yref="paper", text=f"{own.value:.2f} [{own.low:.2f}, {own.high:.2f}]",
         showarrow=False, yanchor="bottom",
