@@ -12,12 +12,15 @@ import torch
 
 from benchmarks.figures import (
     base_against_tuned,
+    contrast_scatter,
     cumulative_variance,
     delta_lens,
     delta_norm,
+    feature_heat_map,
     head_maps,
     judge_heads,
     lens_evolution,
+    motifs,
     paper,
     patching_grids,
     peers_timings,
@@ -41,11 +44,12 @@ from interp.studies.arithmetic.learning import Learning
 from interp.studies.safety_judge.watched import Watched
 from interp.workflows.judge_heads import JudgeHeads
 from tests.figures.test_delta_figures import HOSTILE, along, crossed, drawn, lens, norms, rank
+from tests.figures.test_feature_figures import contrasted, motif_contrast, triad_counts, used
 from tests.monitoring.test_records import made_probe, written
 
 STUDIES = (
-    base_against_tuned, cumulative_variance, delta_lens, delta_norm, head_maps, judge_heads, lens_evolution,
-    patching_grids, probe_curves, token_attributions, training_progress,
+    base_against_tuned, contrast_scatter, cumulative_variance, delta_lens, delta_norm, feature_heat_map, head_maps,
+    judge_heads, lens_evolution, motifs, patching_grids, probe_curves, token_attributions, training_progress,
 )  # fmt: skip
 README = Path(__file__).parents[2] / "README.md"
 N = 24
@@ -100,7 +104,7 @@ def recorded(folder):
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """The three studies as `make reproduce` lays them out, as far as the figures read them."""
+    """The studies as `make reproduce` lays them out, as far as the figures read them."""
     root = tmp_path_factory.mktemp("reports")
     arithmetic, kill, judge = (root / name for name in ("arithmetic", "kill-switch", "safety-judge"))
     for site in patching_grids.SITES:
@@ -131,6 +135,11 @@ def reports(tmp_path_factory):
         save(faithful(seed), judge / "safety-judge" / "tokens" / f"untrained-{seed}")
         save(judging(seed + 1), judge / "safety-judge" / "heads" / f"heads-{seed}")
     save(judging(), judge / "safety-judge" / "heads" / "heads")
+    chat = root / "safety-circuits" / "safety-chat"
+    save(used(), chat / "features" / "usage")
+    save(contrasted(), chat / "contrast" / "all")
+    save(motif_contrast(), chat / f"motifs-{motifs.CATEGORY}" / "contrast")
+    save(triad_counts(), chat / f"motifs-{motifs.CATEGORY}" / "triads")
     return root
 
 
@@ -277,6 +286,30 @@ def test_tokens_carry_their_shares_and_the_deciding_words_are_bold(reports):
     np.testing.assert_allclose(recall.y, [tested.value] * 5)
     np.testing.assert_allclose(recall.error_y.array, [tested.high - tested.value] * 5)
     assert len(named(made, "untrained judges")[0].y) == 3
+
+
+def test_features_stand_by_importance_and_by_what_was_confirmed(reports):
+    every, confirmed = grids(feature_heat_map.figure(reports))
+    assert list(every.y) == ["L0_F3", "L0_F7", "L1_F2", "L2_F5"]
+    assert list(confirmed.y) == ["L0_F3"]
+    np.testing.assert_allclose(np.asarray(confirmed.z, dtype=float)[0], used().importance[:, 0])
+    assert every.zmax == confirmed.zmax == pytest.approx(used().importance.max())
+    made, kept = contrast_scatter.figure(reports), contrasted().part > 0
+    (both,) = named(made, "confirmed against both (1)")
+    assert both.y[0] == pytest.approx(contrasted().harmful[kept, 0].mean())
+    (line,) = made.layout.shapes
+    assert (line.x0, line.x1) == (line.y0, line.y1)
+
+
+def test_motifs_stand_on_both_sides_and_triads_beside_rewired_graphs(reports):
+    made = motifs.figure(reports)
+    for name, side in zip(("harmful", "safe"), motif_contrast().sides(), strict=True):
+        (shown,) = named(made, name)
+        np.testing.assert_allclose(shown.x, side.value[[0, 2]])
+        np.testing.assert_allclose(shown.error_x.array, (side.high - side.value)[[0, 2]])
+    assert made.layout.yaxis.ticktext == ("L0_F3 -&gt; L1_F2 (+) and 1 more", "(L0_F7 -&gt; sorry (-))")
+    (sure,) = named(made, "these graphs, q ≤ 0.05")
+    assert list(sure.x) == [2]
 
 
 def test_a_missing_input_is_one_line_and_the_others_are_drawn(reports, tmp_path, monkeypatch, capsys):
