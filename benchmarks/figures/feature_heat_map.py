@@ -16,7 +16,7 @@ from interp.figures.grids import heat
 from interp.figures.theme import safe
 
 ROWS = 16
-SHORT = dict(zip(KINDS, ("harmful", "safe contrast", "benign act"), strict=True))
+SHORT = dict(zip(map(str, KINDS), ("harmful", "safe contrast", "benign act"), strict=True))
 
 
 def figure(reports: Path) -> go.Figure:

@@ -6,6 +6,7 @@ bar holds 95 % of the copies, which keep layers, order and degrees. Positions ar
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -32,7 +33,7 @@ def figure(reports: Path) -> go.Figure:
         made.add_trace(_across(side[order], name, number), row=1, col=1)
     labels = [_label(contrast.motifs[i], int(alike[i]), bool(contrast.confirmed[i])) for i in order]
     _rows(made, labels, 1)
-    triads = plot_triads(paper.load(reports, *where, "triads"), most=TRIADS)
+    triads: Any = plot_triads(paper.load(reports, *where, "triads"), most=TRIADS)
     for trace in triads.data:
         trace.y = len(triads.layout.yaxis.ticktext) - 1 - np.asarray(trace.y)
         trace.error_x.thickness = 2
