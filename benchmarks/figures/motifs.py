@@ -21,7 +21,7 @@ CATEGORY = "deception"
 
 
 def figure(reports: Path) -> go.Figure:
-    where = ("safety-circuits", "safety-chat", f"motifs-{CATEGORY}")
+    where = ("safety-circuits", CATEGORY, "graphs")
     contrast = paper.load(reports, *where, "contrast")
     made = paper.panels(
         ["sets of edges on both sides", "three nodes, beside rewired graphs"], columns=2, height=4.4 * paper.INCH,

@@ -5,9 +5,9 @@ Features are discovered on one part of them; on another the differences within t
 signs, with the largest statistic over all that were discovered inside the null (max-T; Westfall & Young, 1993). A
 feature is *confirmed* where it differs, in the direction in which it was discovered, from the safe contrasts **and**
 from the benign acts: each test is two-sided at the family-wise level, and as the direction is given, about half of it
-is each one's share. A difference must also be of some size: one word more in a prompt shifts every norm a little, and pairs
-show the smallest shift that is always there. A confirmed feature goes with harm on these prompts; whether the model
-uses it, `feature_causal` tells.
+is each one's share. A difference must also be of some size: one word more in a prompt shifts every norm a little, and
+pairs show the smallest shift that is always there. A confirmed feature goes with harm on these prompts; whether the
+model uses it, `feature_causal` tells.
 """
 
 from __future__ import annotations

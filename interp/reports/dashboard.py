@@ -300,7 +300,7 @@ def _counts(
         (
             "features confirmed",
             len(confirmed),
-            f"of {len({one.name for one in tested}):,} compared",
+            compared,
             "contrast_analysis",
         ),
         ("motifs confirmed", sum(map(_confirmed, motifs)), f"of {mined:,} mined", "motifs"),
@@ -331,7 +331,7 @@ def _categories(
                 "discovered": sum(one.discovered for one in tested),
                 "confirmed": len(confirmed),
                 "survive": sum(one.survives_safe_contrast and one.survives_benign_act for one in confirmed),
-                "motifs": sum(one.confirmed for one in mined[name].sets) if name in mined else None,
+                "motifs": _confirmed(mined[name]) if name in mined else None,
                 "graphs": sum(one["category"] == name for one in prompts),
                 "power": power.get(name),
             }

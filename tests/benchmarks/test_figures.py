@@ -138,8 +138,8 @@ def reports(tmp_path_factory):
     chat = root / "safety-circuits" / "safety-chat"
     save(used(), chat / "features" / "usage")
     save(contrasted(), chat / "contrast" / "all")
-    save(motif_contrast(), chat / f"motifs-{motifs.CATEGORY}" / "contrast")
-    save(triad_counts(), chat / f"motifs-{motifs.CATEGORY}" / "triads")
+    save(motif_contrast(), root / "safety-circuits" / motifs.CATEGORY / "graphs" / "contrast")
+    save(triad_counts(), root / "safety-circuits" / motifs.CATEGORY / "graphs" / "triads")
     return root
 
 

@@ -72,8 +72,8 @@ def _linear(scores: list[GraphScores], groups: NDArray[np.int64]) -> Claim:
     return Claim(
         name="graphs hold in the running model",
         statement=f"Switching a feature off, or doubling it, moves the answer of the running model as its graph says: "
-        f"correlation within a prompt {float(np.nanmean(own)):.2f}, predicted changes {size:.2g} times as large as real "
-        f"ones. With everything else held, the edges of these features are off by at most {error:.0e} of the largest.",
+        f"correlation within a prompt {float(np.nanmean(own)):.2f}, predicted changes {size:.2g} times as large as "
+        f"real ones. With everything else held, the edges of these features are off by at most {error:.0e} of the largest.",
         effect=mean(own, groups),
         control=mean(other, groups),
         control_name="another prompt's predictions",
@@ -119,8 +119,8 @@ def _motifs(category: str, found: Results) -> Claim:
     patterns = len(np.unique(np.concatenate([contrast.first, contrast.second])[:, confirmed], axis=1).T)
     return Claim(
         name=f"motifs of {words}",
-        statement=f"{len(confirmed):,} sets of edges ({patterns} that differ in their prompts) tell {words} from its safe "
-        f"contrasts; {contrast.motifs[best]} is in {float(first.value):.0%} of {sides[0]} and "
+        statement=f"{len(confirmed):,} sets of edges ({patterns} that differ in their prompts) tell {words} from its "
+        f"safe contrasts; {contrast.motifs[best]} is in {float(first.value):.0%} of {sides[0]} and "
         f"{float(second.value):.0%} of {sides[1]}.",
         effect=first,
         control=second,
@@ -128,9 +128,7 @@ def _motifs(category: str, found: Results) -> Claim:
         difference=share_change(way * change[kept, best], contrast.groups[kept]),
         minimum=0.0,
         unit="share of prompts",
-        also={
-            f"sets are confirmed at a family-wise {contrast.level:.2g} on {tested} other triples": bool(len(confirmed))
-        },
+        also={f"some are confirmed at a family-wise {contrast.level:.2g} on {tested} triples": bool(len(confirmed))}
         note=f"{len(contrast.motifs):,} sets were sought on {int(contrast.searched.sum())} triples and "
         f"{int(contrast.discovered.sum()):,} tested on the others; shown is the one with the largest difference on the "
         "triples that were searched, estimated on the others.",
