@@ -73,7 +73,7 @@ def _linear(scores: list[GraphScores], groups: NDArray[np.int64]) -> Claim:
         name="graphs hold in the running model",
         statement=f"Switching a feature off, or doubling it, moves the answer of the running model as its graph says: "
         f"correlation within a prompt {float(np.nanmean(own)):.2f}, predicted changes {size:.2g} times as large as "
-        f"real ones. With everything else held, the edges of these features are off by at most {error:.0e} of the largest.",
+        f"real ones. With everything else held, edges of these features are off by at most {error:.0e} of the largest.",
         effect=mean(own, groups),
         control=mean(other, groups),
         control_name="another prompt's predictions",
@@ -128,7 +128,7 @@ def _motifs(category: str, found: Results) -> Claim:
         difference=share_change(way * change[kept, best], contrast.groups[kept]),
         minimum=0.0,
         unit="share of prompts",
-        also={f"some are confirmed at a family-wise {contrast.level:.2g} on {tested} triples": bool(len(confirmed))}
+        also={f"some are confirmed at a family-wise {contrast.level:.2g} on {tested} triples": bool(len(confirmed))},
         note=f"{len(contrast.motifs):,} sets were sought on {int(contrast.searched.sum())} triples and "
         f"{int(contrast.discovered.sum()):,} tested on the others; shown is the one with the largest difference on the "
         "triples that were searched, estimated on the others.",
