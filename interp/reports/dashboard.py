@@ -293,6 +293,7 @@ def _counts(
     """What there is: its number, what it is, the page that shows it."""
     tested = [one for category in contrasts.categories.values() for one in category.features]
     confirmed = {one.name for one in tested if one.confirmed}
+    compared = f"of {len({one.name for one in tested}):,} compared"
     mined = sum(len(one.sets) if one.mined is None else one.mined for one in motifs)
     return [
         ("prompts", sum(group.prompts or 0 for group in features.groups), f"in {len(features.groups)} groups", ""),
