@@ -17,7 +17,7 @@ from interp.studies.safety_circuits.study import DASHBOARD, safety_circuits
 from interp.studies.study import run_study
 
 SMALL = CircuitSettings(
-    categories=["deception"], graphs=8, max_feature_nodes=60, checked=2, matched=19, shuffled=3, resamples=499,
+    categories=["deception"], graphs=12, max_feature_nodes=60, checked=2, matched=19, shuffled=3, resamples=499,
     rewired=39,
 )  # fmt: skip
 
@@ -49,7 +49,7 @@ def test_the_files_are_there_and_the_dashboard_reads_them(whole):
         "deception", "deception_safe_contrast", "deception_benign_act",
     }  # fmt: skip
     graphs = sorted((out / "graphs" / "deception").glob("*.json"))
-    assert len(graphs) == 8
+    assert len(graphs) == 12
     assert len(json.loads(graphs[0].read_text())["links"]) > 0
     config = json.loads((out / "config.json").read_text())
     assert config["categories"] == ["deception"]
