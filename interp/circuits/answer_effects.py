@@ -76,5 +76,5 @@ def _of_prompt(
         if one.skip is not None:
             inputs = inputs + slope.to(one.skip) @ one.skip
         slope = slope + frozen.inputs_down(layer, inputs.to(slope)[:, None])[:, 0]
-        slope = slope + frozen.attention_down(layer, slope[:, None])[:, 0]
+        slope = frozen.attention_down(layer, slope[:, None])[:, 0]
     return effects[::-1]

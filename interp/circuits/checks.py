@@ -72,6 +72,7 @@ def check_graph(
     count = len(graph.features)
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:sample].sort().values
     one, runs, frozen = prepared(model, transcoders, prompts, index, memory)
+    transcoders = transcoders.to(runs.entry.dtype)
     if graph.text != one.texts[0] or not torch.equal(graph.tokens, one.tokens[0, : len(graph.tokens)]):
         raise ConfigError("the graph is of another prompt; give the prompts and the index that it was made with")
     with undisturbed(model):

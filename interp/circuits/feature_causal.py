@@ -108,20 +108,23 @@ class Intervention:
         beyond = (None if self.controls.shape[1] < 19 else True) if self.above_all else False
         return Claim(
             f"{self.way} changes the answer",
-            f"{self.what} {'lowers' if self.sign < 0 else 'raises'} the log-odds of refusal",
+            f"{self._told()}; {100 * self.flips()[0].value:.0f} % of verdicts flip",
             self.effect(), self.control(), self.control_name, mean(change - others, self.groups), self.minimum,
             "logits",
             note=f"on prompts that had no part in the choice; p = {self.p:.2g} among {self.controls.shape[1]} controls",
             also={f"it changes more than each of the {self.control_name}": beyond},
         )  # fmt: skip
 
+    def _told(self) -> str:
+        way = "lowers" if self.sign < 0 else "raises"
+        own, others = _shown(self.effect()), _shown(self.control())
+        return f"{self.what} {way} the log-odds of refusal by {own}, the {self.control_name} by {others}"
+
     def sentence(self) -> str:
         """What it did, in words."""
-        effect, control, (flips, others) = self.effect(), self.control(), self.flips()
-        way = "lowers" if self.sign < 0 else "raises"
+        flips, others = self.flips()
         return (
-            f"{self.what} {way} the log-odds of refusal by {_shown(effect)}, the {self.control_name} by "
-            f"{_shown(control)} (p = {self.p:.2g}); {100 * flips.value:.0f} % of verdicts flip, "
+            f"{self._told()} (p = {self.p:.2g}); {100 * flips.value:.0f} % of verdicts flip, "
             f"{100 * others.value:.0f} % with the controls: {self.claim().verdict}"
         )
 

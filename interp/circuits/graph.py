@@ -80,6 +80,7 @@ def attribution_graph(
     if logits < 1 or not 0 < mass <= 1:
         raise ConfigError("a graph explains at least one logit, and a mass above 0 and at most 1")
     one, runs, frozen = prepared(model, transcoders, prompts, index, memory)
+    transcoders = transcoders.to(runs.entry.dtype)
     with undisturbed(model):
         entry = frozen.layers[0].stream[0]
         # Learned positions are a bias; what other forms embed is the tokens alone.

@@ -68,3 +68,11 @@ def test_the_graph_is_of_the_first_column_that_the_prompt_reads():
     none = replace(several, reads=torch.full((1, 3), -1), answers=torch.full((1, 3), -1))
     with pytest.raises(PromptError, match="this one reads none"):
         attribution_graph(model, transcoders, none)
+
+
+def test_transcoders_in_another_precision_take_the_models():
+    model, transcoders = load_model(plain("llama"), device="cpu", weights="raw"), drawn("skip").to(torch.bfloat16)
+    graph = attribution_graph(model, transcoders, asked())
+    same = attribution_graph(model, transcoders.to(torch.float32), asked())
+    torch.testing.assert_close(graph.edges, same.edges, atol=0, rtol=0)
+    assert check_graph(model, transcoders, asked(), graph).frozen_error.max() < 1e-5

@@ -20,15 +20,16 @@ from interp.circuits.usage import Usage
 from interp.circuits.wiring import KINDS as NODES
 from interp.circuits.wiring import LOGIT
 from interp.estimates import Estimate
-from interp.files import write_json
+from interp.files import atomic, make_folder, write_json
 from interp.models.load import info
 from interp.studies.safety_circuits.steps import GRAPHS, answer_words, group_name
 from interp.studies.safety_circuits.subject import CircuitSubject
 from interp.studies.study import Results
 from interp.studies.words import folder_name
 
+PLOTS = "plots"
 _LISTED = 200
-"""Motifs of a category that are written, at most."""
+"""Motifs of a category that are written, at most; of those in the very same prompts the first."""
 
 
 def write_files(
@@ -74,6 +75,18 @@ def write_files(
             ],
         },
     )  # fmt: skip
+
+
+def write_plots(out: Path) -> None:
+    """Copy the figures that were drawn as PNG into one folder, those of a category under its name."""
+    folder = make_folder(out / PLOTS)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    for picture in sorted(out.glob("*/*/figures/*.png")):
+        step = picture.parents[1]
+        name = picture.name if step.name != "graphs" else f"{step.parent.name}-{picture.name}"
+        with atomic(folder / name) as temporary:
+            shutil.copyfile(picture, temporary)
 
 
 def _contrasts(found: Mapping[str, Results]) -> dict[str, FeatureContrast]:
@@ -190,8 +203,11 @@ def _motifs(subject: CircuitSubject, category: str, found: Results) -> dict[str,
     texts = {int(at): sets.text(int(at), words) for at in closed}
     sure = {at: text in place and bool(confirmed[place[text]]) for at, text in texts.items()}
     listed = sorted(texts, key=lambda at: (not sure[at], -float(shares.value[at]), -int((sets.sets[at] >= 0).sum())))
+    alike: dict[bytes, list[int]] = {}
+    for at in listed:
+        alike.setdefault(sets.present[:, at].tobytes(), []).append(at)
     shown = []
-    for at in listed[:_LISTED]:
+    for at, *others in list(alike.values())[:_LISTED]:
         other = place.get(texts[at])
         shown.append(
             {
@@ -201,7 +217,8 @@ def _motifs(subject: CircuitSubject, category: str, found: Results) -> dict[str,
                 "p": None if other is None else _number(contrast.confirmed_p[other], contrast.p[other]),
                 "q": None if other is None else float(contrast.q[other]),
                 "confirmed": sure[at],
-                "sentence": sets.sentence(at, "all", words) if other is None else contrast.sentence(other),
+                "sentence": (sets.sentence(at, "all", words) if other is None else contrast.sentence(other))
+                + (f"; so are {len(others)} other sets, in the same prompts" if others else ""),
             }
         )  # fmt: skip
     null: TriadNull = found["triads"]

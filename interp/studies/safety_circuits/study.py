@@ -12,7 +12,7 @@ from interp.circuits.formats import load_transcoders
 from interp.files import shipped_model
 from interp.models.load import info, load_model
 from interp.studies.safety_circuits.claims import feature_claims, graph_claims
-from interp.studies.safety_circuits.files import write_files
+from interp.studies.safety_circuits.files import write_files, write_plots
 from interp.studies.safety_circuits.settings import CircuitSettings
 from interp.studies.safety_circuits.steps import (
     causal_step,
@@ -73,6 +73,7 @@ def safety_circuits(
     ) -> dict[str, str]:
         graphs = {category: found[category]["graphs"] for category in subject.categories}
         write_files(subject, found[name], graphs, [claim for one in done for claim in one["claims"]], folder)
+        write_plots(folder)
         return {"Dashboard": DASHBOARD}
 
     return Study(
