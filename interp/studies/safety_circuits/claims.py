@@ -128,7 +128,7 @@ def _motifs(category: str, found: Results) -> Claim:
         difference=share_change(way * change[kept, best], contrast.groups[kept]),
         minimum=0.0,
         unit="share of prompts",
-        also={f"some are confirmed at a family-wise {contrast.level:.2g} on {tested} triples": bool(len(confirmed))},
+        also={f"some are confirmed at a level of {contrast.level:.2g} on {tested} triples": len(confirmed) > 0 or None},
         note=f"{len(contrast.motifs):,} sets were sought on {int(contrast.searched.sum())} triples and "
         f"{int(contrast.discovered.sum()):,} tested on the others; shown is the one with the largest difference on the "
         "triples that were searched, estimated on the others.",
