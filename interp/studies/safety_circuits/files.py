@@ -214,7 +214,7 @@ def _motifs(subject: CircuitSubject, category: str, found: Results) -> dict[str,
                 "edges": [_edge(sets.edges[i].tolist(), words) for i in sets.sets[at] if i >= 0],
                 "support_harmful": _interval(shares, at) if other is None else _interval(contrast.sides()[0], other),
                 "support_safe": None if other is None else _interval(contrast.sides()[1], other),
-                "p": None if other is None else _number(contrast.confirmed_p[other], contrast.p[other]),
+                "p": None if other is None else float(contrast.confirmed_p[other]),
                 "q": None if other is None else float(contrast.q[other]),
                 "confirmed": sure[at],
                 "sentence": (sets.sentence(at, "all", words) if other is None else contrast.sentence(other))
@@ -233,11 +233,6 @@ def _motifs(subject: CircuitSubject, category: str, found: Results) -> dict[str,
         "sets": shown,
         "triads": list(_triads(null)),
     }
-
-
-def _number(*values: float) -> float | None:
-    """The first that is defined."""
-    return next((float(one) for one in values if one == one), None)
 
 
 def _edge(edge: Sequence[int], words: Mapping[int, str]) -> dict[str, Any]:

@@ -57,7 +57,10 @@ def features_step(subject: CircuitSubject) -> Step:
     def compute(report: Report) -> Results:
         model, transcoders, prompts = subject.model, subject.transcoders, subject.prompts
         report("activations")
-        activity = feature_activity(model, transcoders, prompts, memory=settings.memory)
+        # Left out is a token that begins every sequence, and nothing where the tokenizer has none.
+        bos = model.tokenizer.bos_token_id
+        skip = int(bos is not None and bool((prompts.tokens[:, 0] == bos).all()))
+        activity = feature_activity(model, transcoders, prompts, skip=skip, memory=settings.memory)
         report("effects on the answer")
         effects = answer_effects(model, transcoders, prompts, activity, *subject.tokens, memory=settings.memory)
         report("intervals")
