@@ -131,6 +131,7 @@ def test_both_paths_give_the_same_numbers(form, weights):
     edits = Edits(pairs.corrupted, grid(model, pairs)[:: 1 if weights == "raw" else 3])
     wide, narrow = (Readout.of(pairs, metrics) for metrics in (["logit_diff", "log_prob"], ["logit_diff"]))
     wanted = sweep(model, edits, wide, path="generic")
+    assert "MLPs on the columns from the edit on" in wanted.reason
     for readout, memory in ((wide, 1 << 30), (narrow, 1 << 30), (wide, 3_000_000)):
         found = sweep(model, edits, readout, path="packed", memory=memory)
         assert found.path == "packed"
@@ -190,14 +191,58 @@ def test_the_generic_path_runs_no_cell_that_writes_what_stood_there(monkeypatch)
     rows = []
     batch = generic._batch
 
-    def counted(model, prompts, every, chosen, *rest):
-        rows.extend(chosen)
-        return batch(model, prompts, every, chosen, *rest)
+    def counted(model, prompts, every, chosen, *rest, **options):
+        rows.extend(chosen if every is cells else ())
+        return batch(model, prompts, every, chosen, *rest, **options)
 
     monkeypatch.setattr(generic, "_batch", counted)
     found = sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]), path="generic")
     assert rows == [2, 4]  # pairs differ from column 2 on
     torch.testing.assert_close(found.values[:, [0, 1, 3]], found.base[:, None].expand(-1, 3, -1), equal_nan=True)
+
+
+@pytest.mark.parametrize("extra", ["parallel blocks", "other tokens too", "batches as given"])
+def test_the_generic_path_leaves_mlps_out_only_where_that_changes_nothing(extra):
+    """NeoX blocks add attention and MLP; MLPs that look at other tokens, or refuse some alone, run on all columns."""
+    if extra == "parallel blocks":
+        model = load_model(neox(), device="cpu")
+    else:
+        model = made("gpt2")
+        mixes = {
+            "other tokens too": lambda module, given, out: out + 0.3 * out.cumsum(1),
+            "batches as given": lambda module, given, out: out[:, : given[0].shape[1] // (given[0].shape[0] > 1)],
+        }
+        model.blocks[1].mlp.original_component.register_forward_hook(mixes[extra])
+    pairs = both_sides()
+    source = capture(model, pairs.clean, ["resid_pre", "z"])
+    cells = [[Edit(Site(name, layer), Copy(source), at=at)] for name in ("resid_pre", "z") for layer in (0, 1)
+             for at in (2, 4, 6)]  # fmt: skip
+    readout = Readout.of(pairs, ["logit_diff"])
+    found = sweep(model, Edits(pairs.corrupted, cells), readout, path="generic")
+    reasons = {"parallel blocks": "from the edit on", "batches as given": "refuse some alone: ZeroDivisionError"}
+    assert reasons.get(extra, "without them are not the model's") in found.reason
+    for number, cell in enumerate(cells):
+        wanted = readout.score(edit(model, pairs.corrupted, cell)["logits"], torch.arange(5))
+        torch.testing.assert_close(found.values[:, number], wanted, atol=2e-5, rtol=1e-5, equal_nan=True)
+
+
+def test_the_generic_path_runs_mlps_on_the_columns_from_the_edit_on(monkeypatch):
+    """Pairs differ at columns 2 and 4; in the last layer only what is read goes through the MLP."""
+    model, pairs = made("gpt2"), both_sides(reads=False)
+    source = capture(model, pairs.clean, ["resid_pre"])
+    seen = []
+    only = generic.only_at
+
+    def noted(model, tokens):
+        seen.append({layer: some.sum(1).tolist() for layer, some in tokens.items()})
+        return only(model, tokens)
+
+    monkeypatch.setattr(generic, "only_at", noted)
+    sweep(
+        model, Edits(pairs.corrupted, [[Edit(Site("resid_pre", 1), Copy(source), at=4)]]),
+        Readout.of(pairs, ["logit_diff"]), path="generic",
+    )  # fmt: skip
+    assert seen[-1] == {1: [1, 3, 5, 5, 7], 2: [1] * 5}  # by length
 
 
 def test_a_small_change_beside_a_huge_dimension_is_a_change():
