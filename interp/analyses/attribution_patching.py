@@ -107,8 +107,8 @@ def attribution_patching(
 ) -> AttributionPatching:
     """Estimate the patches of `interp.patching`, whose arguments these are, pair by pair.
 
-    Integration takes `steps` Gauss-Legendre nodes. An architecture whose blocks are not written as functions goes
-    through the bridge, where activations cannot be integrated over (ModelError).
+    Integration takes `steps` Gauss-Legendre nodes. An architecture whose blocks are not written as functions, and the
+    features of attached transcoders, go through the bridge.
     """
     if steps < 1:
         raise ConfigError(f"steps must be at least 1, not {steps}")
@@ -120,7 +120,7 @@ def attribution_patching(
     readout.check(model, base)
     grid = places(model, pairs.clean, site, layers=layers, positions=positions, units=units, at=at)
     check_edits(model, grid.sites)
-    lines = lines_between(model, base, source, readout, memory=memory)
+    lines = lines_between(model, base, source, readout, grid.sites, memory=memory)
     count = 1 if integrate is None else steps
     found = torch.full((3, len(pairs), len(grid.sites), len(grid.columns)), torch.nan)
     scores = torch.full((len(pairs), 2), torch.nan)

@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from interp.analyses.attribution_patching import attribution_patching
-from interp.errors import ConfigError, ModelError
+from interp.circuits.attached import transcoders_attached
+from interp.errors import ConfigError
 from interp.models.edits import Copy, Edit
 from interp.models.load import load_model
 from interp.models.run import capture
 from interp.models.sweeps import Edits, Readout, places, sweep
 from interp.sites import Site
 from interp.tensors import Activations
-from tests.models.test_sweeps import LAYERS, SITES, both_sides, made, neox
+from tests.circuits.test_graph import drawn
+from tests.models.test_sweeps import SITES, both_sides, made, neox
 
 FORMS = ("gpt2", "llama", "gemma2")
 STEP = 0.02
@@ -52,8 +54,8 @@ def test_an_unknown_architecture_goes_through_the_bridge(site):
     found = attribution_patching(model, pairs, site=site)
     assert found.path == "generic"
     torch.testing.assert_close(found.values, differences(model, pairs, site), atol=5e-5, rtol=5e-3, equal_nan=True)
-    with pytest.raises(ModelError, match="integrated over"):
-        attribution_patching(model, pairs, site=site, integrate="activations")
+    along = attribution_patching(model, pairs, site=site, integrate="activations", steps=48)
+    torch.testing.assert_close(along.values.nansum(-1), layers_patched(model, pairs, site), atol=1e-3, rtol=5e-3)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -85,15 +87,36 @@ def test_integrated_over_inputs_a_whole_stream_sums_to_the_difference(form, dire
     torch.testing.assert_close(whole[:, 0], found.clean - found.corrupted, atol=1e-3, rtol=1e-2)
 
 
+def layers_patched(model, pairs, site):
+    """How far patching all of a layer moves the metric."""
+    source = capture(model, pairs.clean, [site])
+    cells = [[Edit(Site(site, layer), Copy(source))] for layer in range(model.cfg.n_layers)]
+    swept = sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]))
+    return swept.values[..., 0] - swept.base
+
+
 @pytest.mark.parametrize("site", SITES)
 def test_integrated_over_activations_a_layer_sums_to_its_patch(site):
     model, pairs = made("llama"), both_sides(reads=False)
     found = attribution_patching(model, pairs, site=site, integrate="activations", steps=48)
-    source = capture(model, pairs.clean, [site])
-    cells = [[Edit(Site(site, layer), Copy(source))] for layer in range(LAYERS)]
-    swept = sweep(model, Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"]))
-    moved = swept.values[..., 0] - swept.base
-    torch.testing.assert_close(found.values.nansum(-1), moved, atol=1e-3, rtol=5e-3)
+    torch.testing.assert_close(found.values.nansum(-1), layers_patched(model, pairs, site), atol=1e-3, rtol=5e-3)
+
+
+@pytest.mark.parametrize("kind", ["relu", "topk", "cross"])
+def test_features_of_transcoders_are_patched_like_any_other_site(kind):
+    model, pairs = made("llama", dtype=torch.float64), both_sides(reads=False)
+    with transcoders_attached(model, drawn(kind)):
+        found = attribution_patching(model, pairs, site="features", memory=1)
+        wanted = differences(model, pairs, "features")
+        torch.testing.assert_close(found.values.double(), wanted, atol=5e-5, rtol=5e-4, equal_nan=True)
+        along = attribution_patching(model, pairs, site="features", integrate="activations", steps=32)
+        torch.testing.assert_close(
+            along.values.nansum(-1), layers_patched(model, pairs, "features").float(), atol=1e-3, rtol=5e-3
+        )
+        inputs = attribution_patching(model, pairs, site="features", integrate="inputs", steps=4)
+    assert inputs.axis == "feature"
+    assert inputs.path == "generic"
+    assert inputs.values.abs().sum() > 0
 
 
 def test_one_position_of_heads_and_the_budget():

@@ -1,6 +1,7 @@
 """Gradients between two runs: at the one, or as a mean over the straight line from it to the other.
 
-`FunctionLines` goes through the network's functions, `BridgeLines` through the bridge, for every other architecture.
+`FunctionLines` goes through the network's functions, `BridgeLines` through the bridge, for every other architecture
+and for the features of transcoders.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import ModelError
-from interp.models.load import HookedTransformer, info
-from interp.models.run import Change, batch_rows, embedded, forward
+from interp.models.features import NAME
+from interp.models.load import HookedTransformer
+from interp.models.run import Change, batch_rows, embedded, forward, numbers
 from interp.models.sweeps.blocks import UnknownForm
 from interp.models.sweeps.gradients import Place, climbed, differentiable, row_bytes, scored, slopes
 from interp.models.sweeps.grid import Readout
@@ -117,19 +118,24 @@ class BridgeLines:
     base: Prompts
     entries: tuple[Float[Tensor, "pair pos d_model"], Float[Tensor, "pair pos d_model"]]
     readout: Readout
+    sites: tuple[Site, ...]
+    """The sites that are asked for."""
 
     path = "generic"
 
     def rows(self, steps: int, memory: int) -> int:
         """Prompts that may be asked at once."""
         width, reads = self.base.tokens.shape[1], self.base.reads.shape[1]
-        return max(1, batch_rows(self.model, width, reads, memory) // (2 * int(self.model.cfg.n_layers)))
+        # Features outnumber all else in a block: what they are, what is added to them, and its gradient.
+        features = sum(3 * numbers(self.model, site, width) for site in self.sites if site.name == NAME)
+        n_layers = 2 * int(self.model.cfg.n_layers)
+        return max(1, batch_rows(self.model, width, reads, memory // n_layers, features // n_layers))
 
     def run(
         self, rows: Int[Tensor, " pair"], sites: Sequence[Site], *, other: bool
     ) -> tuple[list[Tensor], Float[Tensor, " pair"]]:
         """What stands at the sites in one of the runs, and the metric."""
-        found, scores = self._forward(self.entries[other][rows.to(self.entries[0].device)], sites, rows)
+        found, scores = self._forward(self._entry(rows)[other], sites, rows)
         return [found[site] for site in sites], scores
 
     def at_inputs(
@@ -141,7 +147,7 @@ class BridgeLines:
         memory: int,
     ) -> Means:
         """For each site the mean gradient while the embeddings go from the base run's to the other's."""
-        start, end = (entry[rows.to(entry.device)] for entry in self.entries)
+        start, end = self._entry(rows)
 
         def gradients(stream: Tensor, count: int) -> Means:
             # What a hook sees may be a view that nothing further on reads; what it adds is read.
@@ -157,12 +163,31 @@ class BridgeLines:
 
         return _mean(start, end - start, alphas, shares, self.rows(1, memory) // len(rows), gradients)
 
-    def at_site(self, *_: object) -> Tensor:
-        """Not through the bridge."""
-        raise ModelError(
-            f"activations of {info(self.model).name} cannot be integrated over: its blocks are not written as "
-            "functions; integrate over the inputs"
-        )
+    def at_site(
+        self,
+        rows: Int[Tensor, " pair"],
+        site: Site,
+        start: Float[Tensor, "pair ..."],
+        step: Float[Tensor, "pair ..."],
+        alphas: Float[Tensor, " step"],
+        shares: Float[Tensor, " step"],
+        memory: int,
+    ) -> Tensor:
+        """The mean gradient while the activations at the site go from `start` on by `step`, all before them held."""
+        entry = self._entry(rows)[0]
+
+        def gradients(put: Tensor, count: int) -> Means:
+            put = put.requires_grad_()
+            scores = self._forward(entry.repeat(count, 1, 1), [], rows.repeat(count), {site: [lambda _: put]})[1]
+            return _by(differentiable(scores, self.readout), [put])
+
+        return _mean(start, step, alphas, shares, self.rows(1, memory) // len(rows), gradients)[0]
+
+    def _entry(self, rows: Int[Tensor, " pair"]) -> tuple[Tensor, Tensor]:
+        """What enters the first block in both runs, up to the last column that is read."""
+        ends = torch.minimum(self.base.lengths, self.base.reads.amax(1) + 1)[rows]
+        here, other = (entry[rows.to(entry.device), : max(1, int(ends.max()))] for entry in self.entries)
+        return here, other
 
     def _forward(
         self,
@@ -173,7 +198,7 @@ class BridgeLines:
     ) -> tuple[dict[Site, Tensor], Float[Tensor, " row"]]:
         found = forward(
             self.model,
-            self.base.tokens[rows],
+            self.base.tokens[rows, : stream.shape[1]],
             keep=[*keep, _LOGITS],
             changes=changes,
             reads=self.base.reads[rows],
@@ -186,12 +211,17 @@ class BridgeLines:
 Lines = FunctionLines | BridgeLines
 
 
-def lines_between(model: HookedTransformer, base: Prompts, source: Prompts, readout: Readout, *, memory: int) -> Lines:
-    """Both runs, through the network's functions where these stand for the model."""
+def lines_between(
+    model: HookedTransformer, base: Prompts, source: Prompts, readout: Readout, sites: Sequence[Site], *, memory: int
+) -> Lines:
+    """Both runs, through the network's functions where these stand for the model and have the sites."""
     try:
+        if any(site.name == NAME for site in sites):
+            raise UnknownForm("features are read and changed through the bridge")
         own = Runs.of(model, base, memory=memory)
     except UnknownForm:
-        return BridgeLines(model, base, (embedded(model, base), embedded(model, source)), readout)
+        entries = embedded(model, base), embedded(model, source)
+        return BridgeLines(model, base, entries, readout, tuple(sites))
     return FunctionLines(own, Runs.of(model, source, memory=memory, check=False), readout)
 
 
