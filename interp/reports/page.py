@@ -28,7 +28,6 @@ def write_report(folder: Path | str) -> tuple[Path, Path]:
     shown = {
         "run": run,
         "verdicts": _count(run),
-        "total_seconds": sum(run["seconds"].values()),
         "plotly": PLOTLY_JS,
         "config": CONFIG,
         "figure_json": lambda part, step, name: read_text(folder / part / step / "figures" / f"{name}.json"),

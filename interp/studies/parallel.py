@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from interp.errors import ConfigError
 from interp.figures.files import PictureWriter
-from interp.studies.study import Part, Study, bar_over, carry_out, open_folder, seconds_taken
+from interp.studies.study import Part, Study, bar_over, carry_out, is_done, open_folder
 
 Build = Callable[[], Study]
 """Makes the study anew in another process; picklable, as a `functools.partial` of a function and its options is."""
@@ -77,7 +77,7 @@ def carry_out_parts(
 def _to_do(part: Part, out: Path) -> bool:
     """Whether a part needs no other part and is not finished."""
     alone = all(step.derive is None for step in part.steps)
-    return alone and any(seconds_taken(step, out / part.name / step.name) is None for step in part.steps)
+    return alone and not all(is_done(step, out / part.name / step.name) for step in part.steps)
 
 
 _HERE: dict[str, Any] = {}

@@ -1,7 +1,8 @@
 """A run: named steps that write their results as they finish, and can be taken up again after a kill.
 
 A step is finished when its `done.json` is there with the fingerprint of everything the step depends on. Claims and
-pages are always made from what was read back from disk, so a resumed run ends with the numbers of an unbroken one.
+pages are always made from what was read back from disk, so a resumed run ends with the files of an unbroken one; only
+`seconds.json`, beside each `done.json`, tells how long a step took.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
                         "title": s.title,
                         "text": s.text,
                         "key": s.key,
-                        **done[f"{part.name}/{s.name}"]["figures"],
+                        **done[f"{part.name}/{s.name}"],
                     }
                     for s in part.steps
                 ],
@@ -167,7 +168,6 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
         "question": study.question,
         "command": study.command,
         "provenance": results.provenance(),
-        "seconds": {name: round(entry["seconds"], 2) for name, entry in done.items()},
         "survey": [dict(table) for table in study.survey(parts)],
         "parts": parts,
     }
@@ -178,16 +178,16 @@ def run_study(study: Study, out: Path | str, *, png: bool = True, progress: bool
 def carry_out(
     part: Part, out: Path, found: Mapping[str, Mapping[str, Results]], writer: PictureWriter, watch: Watch
 ) -> Iterator[tuple[str, dict[str, Any], Results]]:
-    """Compute, save and draw what is not yet there; yields for each step its name, seconds and figures, and results."""
+    """Compute, save and draw what is not yet there; yields for each step its name, figures and results."""
     for step in part.steps:
         here = f"{part.name}: {step.name}"
         watch(here, 0)
         folder = out / part.name / step.name
-        seconds = _compute(step, folder, found, lambda what, at=here: watch(f"{at}, {what}", 0))
+        _compute(step, folder, found, lambda what, at=here: watch(f"{at}, {what}", 0))
         had = _read_back(folder)
         figures = _draw(step, had, folder / "figures", writer, lambda what, at=here: watch(f"{at}, {what}", 0))
         watch(here, 1)
-        yield step.name, {"seconds": seconds, "figures": figures}, had
+        yield step.name, figures, had
 
 
 def open_folder(out: Path | str, study: str) -> Path:
@@ -205,34 +205,32 @@ def open_folder(out: Path | str, study: str) -> Path:
     return out
 
 
-def seconds_taken(step: Step, folder: Path) -> float | None:
-    """How long a step took that is finished and whole; None where it must be done (again)."""
+def is_done(step: Step, folder: Path) -> bool:
+    """Whether a step is finished and whole."""
     try:
         known = read_json(folder / "done.json")
         if not isinstance(known, dict) or known.get("key") != step.fingerprint:
-            return None
+            return False
         if not all(one.is_dir() for one in step.beside):
-            return None
+            return False
         _read_back(folder)
-        return float(known["seconds"])
+        return True
     except DataError:  # missing or damaged
-        return None
+        return False
 
 
-def _compute(step: Step, folder: Path, found: Mapping[str, Mapping[str, Results]], report: Report) -> float:
-    """Compute and save the results unless they are there; returns the seconds it took when it was done."""
-    known = seconds_taken(step, folder)
-    if known is not None:
-        return known
+def _compute(step: Step, folder: Path, found: Mapping[str, Mapping[str, Results]], report: Report) -> None:
+    """Compute and save the results unless they are there."""
+    if is_done(step, folder):
+        return
     (folder / "done.json").unlink(missing_ok=True)
     started = time.perf_counter()
     computed = step.compute(report) if step.derive is None else step.derive(found)
     for name, result in computed.items():
         report(f"saving {name}")
         results.save(result, folder / name)
-    took = time.perf_counter() - started
-    write_json(folder / "done.json", {"key": step.fingerprint, "seconds": took, "results": list(computed)})
-    return took
+    write_json(folder / "seconds.json", round(time.perf_counter() - started, 2))
+    write_json(folder / "done.json", {"key": step.fingerprint, "results": list(computed)})
 
 
 def _read_back(folder: Path) -> Results:

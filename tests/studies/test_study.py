@@ -60,7 +60,8 @@ def test_a_run_folder_holds_everything(run):
     assert content["parts"][0]["settings"]["problems"] == 20
     assert content["parts"][0]["prompts"]["problems and examples"]
     steps = ("accuracy", *ANALYSES)
-    assert set(content["seconds"]) == {f"arithmetic-add3/{s}" for s in steps}
+    for step in steps:
+        assert float((part / step / "seconds.json").read_text()) >= 0
     assert len(content["parts"][0]["claims"]) >= 8
 
 
@@ -142,8 +143,8 @@ def test_a_killed_run_ends_like_an_unbroken_one(tmp_path, command, whole, waits_
     subprocess.run([*command, str(broken)], env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
     assert digests(broken) == digests(whole)
     assert digests(broken)
-    claims = [json.loads((out / "run.json").read_text())["parts"][0]["claims"] for out in (broken, whole)]
-    assert claims[0] == claims[1]
+    told = [(out / "run.json").read_text().replace(str(out), "") for out in (broken, whole)]
+    assert told[0] == told[1]
 
 
 class Links(HTMLParser):

@@ -24,12 +24,15 @@ SMALL = CircuitSettings(
 
 def run(out, settings=SMALL):
     study = safety_circuits(settings, out, device="cpu", command="interp run safety-circuits")
-    return run_study(study, out, png=False, progress=False)
+    found = run_study(study, out, png=False, progress=False)
+    write_dashboard(out)
+    write_report(out)
+    return found
 
 
 def written(out: Path) -> dict[str, bytes]:
-    """The files that other tools read."""
-    files = [*out.glob("*_*.json"), out / "config.json", *(out / "graphs").rglob("*.json")]
+    """Every file of a run but those that tell how long steps took."""
+    files = [file for file in out.rglob("*") if file.is_file() and file.name != "seconds.json"]
     return {str(file.relative_to(out)): file.read_bytes() for file in files}
 
 
