@@ -120,7 +120,7 @@ def head_scores(
     elif model is None:
         raise ConfigError("prompts are scored on a model: give model=, or the activations that `capture` returns")
     else:
-        prompts, parts = activations, harvest(model, activations, ["pattern"], memory=memory // 2)
+        prompts, parts = activations, harvest(model, activations, ["pattern"], memory=max(1, memory // 2))
     layers: tuple[int, ...] = (0,)
     values, uniform = [], []
     tracked: list[list[Float[Tensor, "prompt layer head key"]]] = [[] for _ in track or ()]

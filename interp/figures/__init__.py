@@ -17,7 +17,7 @@ from interp.analyses.delta_rank import DeltaRank
 from interp.analyses.deltas import DeltaNorms
 from interp.analyses.diffing import DifferenceLens
 from interp.analyses.edge_attribution import EdgeAttribution
-from interp.analyses.edge_circuits import CircuitCurve
+from interp.analyses.edge_circuits import CircuitCurve, EdgeCircuit
 from interp.analyses.halting import CausalGrid, Dose, Halting, SideEffects, Transfer
 from interp.analyses.heads import HeadScores
 from interp.analyses.logit_lens import LogitLens
@@ -48,6 +48,7 @@ from interp.figures.curves import (
 )
 from interp.figures.deltas import plot_cumulative_variance, plot_delta_lens, plot_delta_norms, plot_direct_effect
 from interp.figures.diffing import plot_difference_lens, plot_weight_changes
+from interp.figures.edge_circuits import plot_edge_circuit, plot_pruning
 from interp.figures.edges import (
     plot_attribution_patching,
     plot_circuit_curve,
@@ -78,6 +79,7 @@ from interp.workflows.direct_effect import DirectEffect
 from interp.workflows.discovery import Discovery
 from interp.workflows.judge_heads import JudgeHeads
 from interp.workflows.paths import SafeUnsafePaths
+from interp.workflows.pruning import Pruning
 from interp.workflows.update import UpdateComparison
 from interp.workflows.verified import Verified
 
@@ -132,6 +134,8 @@ plot.register(UpdateComparison, plot_update)
 plot.register(AttributionPatching, plot_attribution_patching)
 plot.register(EdgeAttribution, plot_edge_attribution)
 plot.register(CircuitCurve, plot_circuit_curve)
+plot.register(EdgeCircuit, plot_edge_circuit)
+plot.register(Pruning, plot_pruning)
 plot.register(Verified, plot_verified)
 plot.register(Usage, plot_usage)
 plot.register(FeatureContrast, plot_feature_contrast)

@@ -9,7 +9,7 @@ import torch
 from rich.progress import track
 
 from interp.models.load import HookedTransformer
-from interp.models.run import MEMORY, capture, check_context, numbers
+from interp.models.run import MEMORY, capture, check_context, check_memory, numbers
 from interp.prompts import Prompts
 from interp.sites import Site, every
 from interp.tensors import Activations
@@ -31,6 +31,7 @@ def harvest(
     are. Each part is padded to its own longest prompt. The other arguments are those of `capture`.
     """
     wanted = every(sites, model.cfg.n_layers, layers)
+    check_memory(memory)
     check_context(model, prompts)
     itemsize = torch.empty(0, dtype=model.cfg.dtype).element_size()
     each = itemsize * sum(numbers(model, site, prompts.tokens.shape[1], prompts.reads.shape[1]) for site in wanted)
@@ -38,4 +39,4 @@ def harvest(
     if progress and len(parts) > 1:
         parts = track(parts, description="running prompts", transient=True)
     for some in parts:
-        yield capture(model, prompts.take(some), wanted, memory=memory // 2, device=device)
+        yield capture(model, prompts.take(some), wanted, memory=max(1, memory // 2), device=device)

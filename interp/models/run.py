@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from rich.progress import track
 from torch import Tensor, nn
 
-from interp.errors import ModelError, PromptError
+from interp.errors import ConfigError, ModelError, PromptError
 from interp.models.edits import Edit
 from interp.models.features import NAME, feature_hooks, feature_sites
 from interp.models.load import HookedTransformer
@@ -74,6 +74,7 @@ def edit(
     """
     wanted = every(sites, model.cfg.n_layers, layers)
     every([e.site for e in edits], model.cfg.n_layers)
+    check_memory(memory)
     check_context(model, prompts)
     check_edits(model, [e.site for e in edits])
     for e in edits:
@@ -222,6 +223,12 @@ def attached(hooks: Sequence[Hook]) -> Iterator[None]:
         for point, handle in handles:
             handle.hook.remove()
             point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
+
+
+def check_memory(memory: int) -> None:
+    """Raise ConfigError for a budget of nothing."""
+    if memory < 1:
+        raise ConfigError(f"memory is a budget in bytes, at least 1 (by default {MEMORY:,}), not {memory}")
 
 
 def check_context(model: HookedTransformer, prompts: Prompts) -> None:

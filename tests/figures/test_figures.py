@@ -15,7 +15,7 @@ from interp.analyses.attribution import logit_attribution
 from interp.analyses.attribution_patching import attribution_patching
 from interp.analyses.circuits import cumulative_ablation
 from interp.analyses.edge_attribution import edge_attribution
-from interp.analyses.edge_circuits import circuit_curve
+from interp.analyses.edge_circuits import circuit_curve, edge_circuit
 from interp.analyses.heads import head_scores
 from interp.analyses.logit_lens import logit_lens
 from interp.analyses.patching import patching
@@ -27,6 +27,7 @@ from interp.figures.theme import safe
 from interp.models.load import load_model
 from interp.models.run import capture
 from interp.tensors import Activations
+from interp.workflows.pruning import prune_edges
 from interp.workflows.verified import verified
 from tests.known import known_model, known_pairs
 
@@ -175,6 +176,29 @@ def test_estimates_and_circuits_show_their_numbers_and_controls(setting):
     both = verified(model, pairs, edges, top=5, random=5)
     points = [trace for trace in figures.plot(both).data if trace.name]
     assert [len(trace.x) for trace in points] == [5, 5]
+
+
+def test_circuits_are_drawn_as_they_were_found(setting):
+    """Known model: the answer goes through an induction head, L1H0, of a previous-token head."""
+    model, pairs, _ = setting
+    pruned = prune_edges(model, pairs, threshold=0.5)
+    drawn = figures.plot(pruned)
+    (nodes,) = [trace for trace in drawn.data if trace.mode == "markers+text"]
+    ends = {part.split(".")[0] for edge in pruned.edges for part in edge}
+    assert set(nodes.text) == ends
+    lines = [trace for trace in drawn.data if trace.mode == "lines"]
+    assert sum(x is None for trace in lines for x in trace.x if len(trace.x) > 1) == len(pruned.edges)
+    place = dict(zip(nodes.text, zip(nodes.x, nodes.y, strict=True), strict=True))
+    for source, target in pruned.edges:
+        assert place[source][1] < place[target.split(".")[0]][1]
+        assert any(source in said for said in nodes.customdata)
+    tested = edge_circuit(model, pairs, pruned.edges, random_circuits=3)
+    random, own, members = figures.plot(tested).data
+    kept, lost = tested.faithfulness(), tested.completeness()
+    np.testing.assert_allclose(own.x, [float(kept[0].value), float(lost[0].value)])
+    np.testing.assert_allclose(random.x, [float(kept[1].value), float(lost[1].value)])
+    np.testing.assert_allclose(members.x, np.sort(tested.minimality().value)[::-1], rtol=1e-6)
+    assert len(figures.plot(edge_circuit(model, pairs, pruned.edges, minimality=False)).data) == 2
 
 
 def test_a_band_has_no_width_where_there_is_no_interval():

@@ -103,6 +103,15 @@ def test_pattern_edit_replaces_the_attention_of_one_head(hf, model, ragged):
         torch.testing.assert_close(found["z", 1][i, : len(row), 1], mean, atol=1e-5, rtol=1e-5)
 
 
+def test_a_budget_of_nothing_is_refused(model, ragged):
+    _, prompts = ragged
+    asked = prompts.__class__.from_tokens(prompts.tokens, prompts.mask, answers=torch.tensor([3, 4, 5, 6]))
+    edits, readout = Edits(asked, [[Edit(Site("resid_pre", 0), Zero())]]), Readout.of(asked, ["log_prob"])
+    for run in (lambda: capture(model, prompts, ["z"], memory=0), lambda: sweep(model, edits, readout, memory=-5)):
+        with pytest.raises(ConfigError, match="memory is a budget in bytes"):
+            run()
+
+
 @pytest.mark.parametrize("memory", [1 << 14, 1 << 30])
 def test_sweep_equals_edit_cell_by_cell(model, ragged, memory):
     ids, prompts = ragged

@@ -11,7 +11,7 @@ from typing import Literal
 from interp.errors import ConfigError, ModelError
 from interp.models.features import NAME
 from interp.models.load import HookedTransformer, info
-from interp.models.run import MEMORY, check_context, check_edits, undisturbed
+from interp.models.run import MEMORY, check_context, check_edits, check_memory, undisturbed
 from interp.models.sweeps.blocks import UnknownForm
 from interp.models.sweeps.generic import generic_sweep
 from interp.models.sweeps.grid import Edits, Readout, Sweep
@@ -46,6 +46,7 @@ def sweep(
 
     Working memory is bounded by `memory` bytes beside the model and the base run's residual stream.
     """
+    check_memory(memory)
     check_context(model, edits.prompts)
     check_edits(model, [edit.site for cell in edits.cells for edit in cell])
     readout.check(model, edits.prompts)

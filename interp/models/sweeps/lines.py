@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.models.features import NAME
 from interp.models.load import HookedTransformer
-from interp.models.run import Change, batch_rows, embedded, forward, numbers
+from interp.models.run import Change, batch_rows, check_memory, embedded, forward, numbers
 from interp.models.sweeps.blocks import UnknownForm
 from interp.models.sweeps.gradients import Place, climbed, differentiable, row_bytes, scored, slopes
 from interp.models.sweeps.grid import Readout
@@ -215,6 +215,7 @@ def lines_between(
     model: HookedTransformer, base: Prompts, source: Prompts, readout: Readout, sites: Sequence[Site], *, memory: int
 ) -> Lines:
     """Both runs, through the network's functions where these stand for the model and have the sites."""
+    check_memory(memory)
     try:
         if any(site.name == NAME for site in sites):
             raise UnknownForm("features are read and changed through the bridge")

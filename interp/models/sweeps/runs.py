@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.models.load import HookedTransformer
-from interp.models.run import capture, embedded, model_device, undisturbed
+from interp.models.run import capture, check_memory, embedded, model_device, undisturbed
 from interp.models.sweeps.blocks import Network, UnknownForm, network
 from interp.models.sweeps.grid import Readout, unlike
 from interp.prompts import Prompts
@@ -51,6 +51,7 @@ class Runs:
         They are checked against the model's own logits of the two longest prompts. `known` may hold such logits of
         other prompts; they serve where these are as long.
         """
+        check_memory(memory)
         torch.empty(_KEPT_BYTES, dtype=torch.uint8)
         found = cls._entering(network(model), model, prompts)
         if not check:
