@@ -5,7 +5,7 @@ interp.graphView = ({ sheet, onchoose, onhover }) => {
   const { canvas, FONT, MONO, cut } = interp, FAINT = 900, STRONG = 40;
   const LEFT = 50, BOTTOM = 74, TOP = 20, RIGHT = 18;
   let graph = null, width = 0, height = 0, zoom = 1, moved = { x: 0, y: 0 }, base = { x: 1, y: 1 };
-  let shown = null, chosen = null, over = null, pins = new Set(), style = {};
+  let shown = null, chosen = null, over = null, pins = new Set(), style = {}, names = [];
 
   const sx = () => base.x * zoom, sy = () => base.y * zoom;
   const px = (i) => LEFT + moved.x + graph.x[i] * sx();
@@ -86,8 +86,8 @@ interp.graphView = ({ sheet, onchoose, onhover }) => {
     for (let i = 0; i < graph.size; i++) if (shown[i]) node(pen, i, r, near);
     for (const i of [...pins, chosen, over]) if (i !== null && shown[i]) ring(pen, i, r);
     pen.restore();
-    const answer = graph.nodes.kind.indexOf(3);
-    for (const i of new Set([...pins, chosen ?? (answer < 0 ? null : answer)])) if (i !== null && shown[i]) name(pen, i, r, floor);
+    names = [];
+    for (const i of new Set([...answers(), ...pins, chosen])) if (i !== null && shown[i]) name(pen, i, r, floor);
   }
 
   function node(pen, i, r, near) {
@@ -111,14 +111,19 @@ interp.graphView = ({ sheet, onchoose, onhover }) => {
     pen.beginPath(); pen.arc(px(i), py(i), r + 4.5, 0, 7); pen.stroke();
     if (pins.has(i)) { pen.fillStyle = style.orange; pen.beginPath(); pen.arc(px(i) + r + 3, py(i) - r - 3, 3.2, 0, 7); pen.fill(); }
   }
+  // The two likeliest, which stand side by side: one name fits on their left and one on their right.
+  const answers = () => graph.nodes.kind.flatMap((kind, i) => (kind === 3 ? [i] : [])).sort((a, b) => (graph.nodes.chance[b] ?? 0) - (graph.nodes.chance[a] ?? 0)).slice(0, 2).sort((a, b) => graph.x[a] - graph.x[b]);
   function name(pen, i, r, floor) {
     const text = title(i), x = px(i), y = py(i);
     if (x < LEFT || x > width || y > floor || y < 0) return;
     pen.font = `600 12px ${FONT}`; pen.textBaseline = "middle";
-    const shownText = cut(pen, text, 190), w = pen.measureText(shownText).width, right = graph.nodes.kind[i] !== 3 && x + r + 9 + w < width; // answers stand side by side, the first on the left
-    const left = right ? x + r + 9 : x - r - 9 - w;
-    pen.globalAlpha = 0.88; pen.fillStyle = style.paper; pen.fillRect(left - 3, y - 9, w + 6, 18);
-    pen.globalAlpha = 1; pen.fillStyle = style.ink; pen.textAlign = "left"; pen.fillText(shownText, left, y);
+    const shownText = cut(pen, text, 190), w = pen.measureText(shownText).width, first = i === answers()[0];
+    const fits = x + r + 9 + w < width, left = !first && fits ? x + r + 9 : x - r - 9 - w;
+    const crowded = !fits || graph.nodes.kind.filter((kind) => kind === 3).length > 2;
+    const level = !first && crowded && graph.nodes.kind[i] === 3 ? y - 20 : y; // above what it would lie on
+    pen.globalAlpha = 0.88; pen.fillStyle = style.paper; pen.fillRect(left - 3, level - 9, w + 6, 18);
+    pen.globalAlpha = 1; pen.fillStyle = style.ink; pen.textAlign = "left"; pen.fillText(shownText, left, level);
+    names.push({ i, text: shownText, left, right: left + w, level });
   }
   function frame(pen, floor) {
     pen.font = `11.5px ${FONT}`; pen.textBaseline = "middle";
@@ -236,6 +241,7 @@ interp.graphView = ({ sheet, onchoose, onhover }) => {
     pins: (set) => { pins = set; redraw(); },
     point: (i) => { over = i; redraw(); },
     where: (i) => ({ x: px(i), y: py(i), zoom, moved: { ...moved } }),
+    names: () => names,
     scale, shift, fit, title, toward, LEFT, BOTTOM,
   };
 };
