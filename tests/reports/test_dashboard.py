@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import pytest
@@ -428,6 +429,15 @@ def test_a_point_is_found_under_the_pointer(run, opened):
 
 
 @in_browser
+def test_columns_are_told_as_they_are_computed(run, opened):
+    """An effect is a standardised difference, and influence that on the log-odds of refusal."""
+    head = opened(run, "contrast_analysis").get_by_role("columnheader", name="Effect")
+    expect(head).to_have_attribute("title", re.compile("standard deviation"))
+    head = opened(run, "transcoder_tokens").get_by_role("columnheader", name="Influence")
+    expect(head).to_have_attribute("title", re.compile("log-odds of refusal"))
+
+
+@in_browser
 def test_motifs_are_drawn_with_their_support(run, opened):
     page = opened(run, "motifs")
     source = read_json(run / f"{CATEGORIES[0]}_motifs.json")
@@ -479,6 +489,26 @@ def test_a_prompt_is_found_and_its_graph_drawn(run, opened):
     expect(box).to_have_value("cybercrime-weapons-02")
     page.get_by_role("button", name="next prompt").click()
     expect(box).to_have_value("cybercrime-weapons-02")
+
+
+@in_browser
+def test_both_answers_have_their_names_beside_them(run, opened):
+    page = opened(run, "graph")
+    expect(page.locator("#kept")).to_contain_text("nodes")
+    kinds = [node["feature_type"] for node in graph_of(run)["nodes"]]
+    likeliest = sorted(
+        (i for i, kind in enumerate(kinds) if kind == "logit"), key=lambda i: -graph_of(run)["nodes"][i]["token_prob"]
+    )[:2]
+    assert len(likeliest) == 2
+    for chosen in (None, kinds.index("cross layer transcoder")):
+        if chosen is not None:
+            page.evaluate(f"interp.graph.view.choose({chosen})")
+        wanted = {*likeliest, chosen} - {None}
+        page.wait_for_function(f"interp.graph.view.names().length === {len(wanted)}")
+        names = page.evaluate("interp.graph.view.names()")
+        assert {one["i"] for one in names} == wanted
+        one, other = (next(name for name in names if name["i"] == i) for i in likeliest)
+        assert one["right"] < other["left"] or other["right"] < one["left"] or abs(one["level"] - other["level"]) >= 18
 
 
 @in_browser

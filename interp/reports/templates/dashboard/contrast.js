@@ -37,7 +37,7 @@
   let reach = [0, 1];
   const columns = [
     { key: "name", name: "Feature", width: "132px", up: true, value: (id) => one(id).name, cell: (id) => h("span", { class: "name" }, shape(kind(one(id))), " ", one(id).name) },
-    { key: "effect", name: "Effect", class: "n", about: "Mean on harmful prompts minus mean on their safe twins", value: (id) => one(id).effect?.value ?? null,
+    { key: "effect", name: "Effect", class: "n", about: "Mean over standard deviation of the differences between harmful prompts and their safe twins (d), on confirmation pairs", value: (id) => one(id).effect?.value ?? null,
       cell: (id) => h("span", { class: "withbar" }, bar(one(id).effect, { low: reach[0], high: reach[1], width: 56 }), h("span", {}, number(one(id).effect?.value)), h("span", { class: "ends" }, interp.ends(one(id).effect))) },
     { key: "auc", name: "AUC", class: "n", width: "54px", value: (id) => one(id).auc, cell: (id) => number(one(id).auc) },
     { key: "p", name: "p", class: "n", width: "78px", up: true, value: (id) => one(id).p, cell: (id) => chance(one(id).p) },

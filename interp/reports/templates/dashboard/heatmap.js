@@ -6,7 +6,7 @@
   const measure = by("measure"), rank = by("rank"), layer = by("layer"), search = by("search"), side = by("side");
   const measures = {
     frequency: ["share of prompts active", (g) => f.values[g].frequency.value], importance: ["importance", (g) => f.values[g].importance],
-    mean: ["mean activation", (g) => f.values[g].mean.value], influence: ["influence in graphs", (g) => f.values[g].influence.value],
+    mean: ["mean activation", (g) => f.values[g].mean.value], influence: ["influence on refusal (log-odds)", (g) => f.values[g].influence.value],
   };
   interp.choices(measure, Object.entries(measures).map(([key, [name]]) => [key, name]), "frequency");
   interp.choices(rank, [["", "importance anywhere"], ...f.order.map((g) => [String(g), f.groupName(g)])]);

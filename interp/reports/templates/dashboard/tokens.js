@@ -19,7 +19,7 @@
       value: value(f.frequency), cell: (i) => { const e = of(f.frequency)(i); return e ? h("span", { class: "withbar" }, bar(e, { role: f.groups[g()].kind, width: 72 }), h("span", {}, percent(e.value)), h("span", { class: "ends" }, interp.ends(e, percent))) : "–"; } },
     { key: "mean", name: "Mean", class: "n", width: "74px", about: "Mean activation over the group's prompts", value: value(f.mean), cell: (i) => number(value(f.mean)(i)) },
     { key: "importance", name: "Importance", class: "n", width: "98px", value: of(f.importance), cell: (i) => number(of(f.importance)(i)) },
-    { key: "influence", name: "Influence", class: "n", width: "90px", about: "Share of the graph's influence on the answer", value: value(f.influence), cell: (i) => number(value(f.influence)(i)) },
+    { key: "influence", name: "Influence", class: "n", width: "90px", about: "Mean effect on the log-odds of refusal, in the linearised model: above zero towards refusing", value: value(f.influence), cell: (i) => number(value(f.influence)(i)) },
   ];
   let by_ = columns.find((column) => column.key === "importance"), up = false;
 
