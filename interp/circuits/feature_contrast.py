@@ -171,7 +171,10 @@ class FeatureContrast:
         )  # fmt: skip
 
     def power(self, power: float = 0.8) -> float:
-        """Smallest d_z that the confirmation part shows with this chance, for as many features as were discovered."""
+        """Smallest d_z that the confirmation part shows with this chance, for as many features as were discovered; nan
+        where nothing can be confirmed."""
+        if self.why_not:
+            return float("nan")
         return detectable_effect(int((self.part == 1).sum()), max(1, int(self.discovered.sum())), self.level, power)
 
     def _change(self) -> Float[np.ndarray, "triple feature"]:

@@ -86,6 +86,9 @@ def test_too_few_triples_confirm_nothing_and_say_so():
     assert not found.confirmed.any()
     assert not found.discovered.any()
     assert "4 triples in the confirmation part cannot show a p of 0.05" in found.why_not
+    few = feature_contrast(*sides, np.repeat([0, 1], [4, 6]), numbered(60))
+    assert "4 triples in the discovery part" in few.why_not
+    assert np.isnan(few.power()), "no effect is large enough where nothing can be discovered"
     assert np.isnan(detectable_effect(4, 1))
     assert smallest_p(4) == 1 / 8
     many = feature_contrast(*planted(np.random.default_rng(0)), PART, numbered(60), resamples=15)
