@@ -16,7 +16,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy import stats
 
-from interp.circuits.motifs import Groups, Words, edge_sets, sentence
+from interp.circuits.motifs import EdgeSets, Groups, Words, edge_sets, sentence
 from interp.circuits.triads import TRIADS, triads
 from interp.circuits.wiring import Wiring, joined
 from interp.errors import ConfigError
@@ -116,15 +116,28 @@ def edge_set_contrast(
     template) stay together and must stand on one side of the split.
     """
     searched, group = _split(first, second, search, groups, discovery, level)
-    sides = np.where(np.tile(searched, 2), np.repeat(["first", "second"], len(searched)), "")
-    found = edge_sets(
-        joined([first, second]), support=support, size=size, categories=[str(one) for one in sides], most=most
-    )
+    found = sets_of_pairs(first, second, searched, support=support, size=size, most=most)
     texts = tuple(found.text(i, words) for i in range(len(found.sets)))
     one, other = np.split(found.present.astype(float), 2)
     return _contrast(
         texts, names, one, other, True, searched, group, found.left_out, discovery, level, resamples, seed
     )  # fmt: skip
+
+
+def sets_of_pairs(
+    first: Wiring,
+    second: Wiring,
+    searched: Bool[np.ndarray, " pair"],
+    *,
+    support: float = 0.2,
+    size: int = 3,
+    most: int = 5000,
+) -> EdgeSets:
+    """Edge sets that have the support on either side of the pairs that are searched: those that `edge_set_contrast`
+    tests, in its order. Prompts are those of the first side, then those of the second."""
+    sides = np.where(np.tile(searched, 2), np.repeat(["first", "second"], len(searched)), "")
+    categories = [str(one) for one in sides]
+    return edge_sets(joined([first, second]), support=support, size=size, categories=categories, most=most)
 
 
 def triad_contrast(

@@ -20,6 +20,7 @@ from interp.circuits.usage import Usage
 from interp.circuits.wiring import KINDS as NODES
 from interp.circuits.wiring import LOGIT
 from interp.estimates import Estimate
+from interp.figures.features import distinct_motifs
 from interp.files import atomic, make_folder, write_json
 from interp.models.load import info
 from interp.studies.safety_circuits.steps import GRAPHS, answer_words, group_name
@@ -29,7 +30,8 @@ from interp.studies.words import folder_name
 
 PLOTS = "plots"
 _LISTED = 200
-"""Motifs of a category that are written, at most; of those in the very same prompts the first."""
+"""Motifs of a category that are written, at most: confirmed ones first, then those that differ most on either side; of
+those in the very same prompts the first."""
 
 
 def write_files(
@@ -197,28 +199,17 @@ def _motifs(subject: CircuitSubject, category: str, found: Results) -> dict[str,
     sets: EdgeSets = found["sets"]
     contrast: MotifContrast = found["contrast"]
     words = answer_words(subject, *(found[f"wiring-{kind}"] for kind in KINDS))
-    place = {text: at for at, text in enumerate(contrast.motifs)}
-    confirmed, shares = contrast.confirmed, sets.shares("all")
-    closed = np.flatnonzero(sets.closed())
-    texts = {int(at): sets.text(int(at), words) for at in closed}
-    sure = {at: text in place and bool(confirmed[place[text]]) for at, text in texts.items()}
-    listed = sorted(texts, key=lambda at: (not sure[at], -float(shares.value[at]), -int((sets.sets[at] >= 0).sum())))
-    alike: dict[bytes, list[int]] = {}
-    for at in listed:
-        alike.setdefault(sets.present[:, at].tobytes(), []).append(at)
+    confirmed, (harmful, safe) = contrast.confirmed, contrast.sides()
+    order, alike = distinct_motifs(contrast)
     shown = []
-    for at, *others in list(alike.values())[:_LISTED]:
-        other = place.get(texts[at])
+    for at in order[:_LISTED].tolist():
+        others = f"; so are {alike[at]:,} other sets, in the same prompts" if alike[at] else ""
         shown.append(
             {
                 "edges": [_edge(sets.edges[i].tolist(), words) for i in sets.sets[at] if i >= 0],
-                "support_harmful": _interval(shares, at) if other is None else _interval(contrast.sides()[0], other),
-                "support_safe": None if other is None else _interval(contrast.sides()[1], other),
-                "p": None if other is None else float(contrast.confirmed_p[other]),
-                "q": None if other is None else float(contrast.q[other]),
-                "confirmed": sure[at],
-                "sentence": (sets.sentence(at, "all", words) if other is None else contrast.sentence(other))
-                + (f"; so are {len(others)} other sets, in the same prompts" if others else ""),
+                "support_harmful": _interval(harmful, at), "support_safe": _interval(safe, at),
+                "p": float(contrast.confirmed_p[at]), "q": float(contrast.q[at]), "confirmed": bool(confirmed[at]),
+                "sentence": contrast.sentence(at) + others,
             }
         )  # fmt: skip
     null: TriadNull = found["triads"]

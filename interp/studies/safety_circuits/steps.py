@@ -14,8 +14,7 @@ from interp.circuits.activity import Activity, feature_activity
 from interp.circuits.answer_effects import answer_effects
 from interp.circuits.feature_causal import causal_tests
 from interp.circuits.feature_contrast import ALL, FeatureContrast, benchmark_contrasts
-from interp.circuits.motif_contrast import edge_set_contrast
-from interp.circuits.motifs import edge_sets
+from interp.circuits.motif_contrast import edge_set_contrast, sets_of_pairs
 from interp.circuits.triads import triad_null
 from interp.circuits.triples import KINDS
 from interp.circuits.usage import feature_usage
@@ -195,7 +194,7 @@ def _motifs(subject: CircuitSubject, category: str, harmful: Wiring, safe: Wirin
     """Sets of edges that return, those that tell harm from its contrast, and triads beside rewired graphs."""
     settings = subject.settings
     return {
-        "sets": edge_sets(harmful, support=settings.support),
+        "sets": sets_of_pairs(harmful, safe, subject.searched(category), support=settings.support),
         "contrast": edge_set_contrast(
             harmful, safe, subject.searched(category), support=settings.support,
             words=answer_words(subject, harmful, safe), discovery=_CHOSEN, level=subject.motif_level,

@@ -9,6 +9,7 @@ import pytest
 from interp import results
 from interp.circuits.feature_contrast import FeatureContrast
 from interp.errors import ConfigError
+from interp.figures.features import distinct_motifs
 from interp.reports.dashboard import write_dashboard
 from interp.reports.page import write_report
 from interp.studies.safety_circuits import steps
@@ -58,6 +59,21 @@ def test_the_files_are_there_and_the_dashboard_reads_them(whole):
     assert config["categories"] == ["deception"]
     assert config["findings"][0]["verdict"] in ("supported", "not supported", "undecided")
     assert config["power"] == [{"category": "deception", "pairs": 20, "detectable": pytest.approx(1.1, abs=0.6)}]
+
+
+def test_motifs_are_those_of_the_contrast_on_either_side(whole):
+    out, _ = whole
+    motifs = json.loads((out / "deception_motifs.json").read_text())
+    contrast = results.load(out / "deception" / "graphs" / "contrast")
+    order = distinct_motifs(contrast)[0][: len(motifs["sets"])]
+    assert len(order) == min(200, len(distinct_motifs(contrast)[0]))
+    change = [one["support_harmful"]["value"] - one["support_safe"]["value"] for one in motifs["sets"]]
+    assert min(change) < 0 < max(change)
+    for at, one in zip(order.tolist(), motifs["sets"], strict=True):
+        ends = [(e["source"]["name"], e["target"]["name"], "+" if e["sign"] > 0 else "-") for e in one["edges"]]
+        assert ", ".join(f"{a} -> {b} ({sign})" for a, b, sign in ends) == contrast.motifs[at]
+        assert one["sentence"].startswith(contrast.sentence(at))
+        assert one["confirmed"] == contrast.confirmed[at]
 
 
 def test_what_is_told_of_a_feature_is_what_its_activity_says(whole):
