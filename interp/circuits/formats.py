@@ -28,6 +28,7 @@ from interp.files import (
     read_json,
     read_tensors,
     read_text,
+    shipped_transcoders,
     write_json,
     write_tensors,
     write_text,
@@ -67,8 +68,10 @@ def load_transcoders(name_or_path: Path | str, *, dtype: torch.dtype | None = No
         found = Transcoders(_listed(files, Path()), "normalized", "gemma")
         return found if dtype is None else found.to(dtype)
     if place is None:
+        names = ", ".join(folder.name for folder in shipped_transcoders())
         raise DataError(
-            f"there is no folder {text!r} with transcoders; give one, a repository of the hub (owner/name), or gemma"
+            f"there is no folder {text!r} with transcoders; give one, a shipped set ({names}), a repository of the hub "
+            "(owner/name), or gemma"
         )
     return replace(read_transcoders(fetch_folder(place, _ON_THE_HUB), dtype=dtype), name=text)
 

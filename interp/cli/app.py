@@ -171,10 +171,14 @@ def run_command(
     only: Annotated[str | None, typer.Option(help="kill-switch, safety-judge: some of the analyses, by comma.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="kill-switch: fewer prompts and models.")] = False,
     model: Annotated[
-        str | None, typer.Option(help="safety-circuits: your model (folder or hub name), with --transcoder.")
+        str | None,
+        typer.Option(
+            help="safety-circuits: your model (folder or hub name), with --transcoder; --config says how it is asked."
+        ),
     ] = None,
     transcoder: Annotated[
-        str | None, typer.Option(help="safety-circuits: its transcoders: a folder, a hub name, or gemma.")
+        str | None,
+        typer.Option(help="safety-circuits: its transcoders: a folder, a shipped set, a hub name, or gemma."),
     ] = None,
     categories: Annotated[
         str | None, typer.Option(help="safety-circuits: some of the benchmark's categories, by comma.")

@@ -33,8 +33,8 @@ def train(
     shape = check(given, TranscoderShape, "the options")
     read = read_texts(texts, column=column)
     found = load_model(model, device=device, weights="raw")
-    name = f"{Path(model).name}-transcoders"
-    folder = output_dir or Path("runs") / name
+    folder = output_dir or Path("runs") / f"{Path(model).name}-transcoders"
+    name = folder.resolve().name
     card = transcoders_from_texts(
         found, read, shape, folder, name=name, command=command, data=texts.name, progress=not quiet
     )

@@ -322,6 +322,8 @@ def _read(source: str, local: bool, dtype: torch.dtype, revision: str | None, re
         raise
     except Exception as error:  # the loaders raise OSError, ValueError, RuntimeError, SafetensorError, KeyError
         where = "the folder is damaged or not a causal language model" if local else "check the name and the network"
+        if not local and "/" not in source:
+            where += f" (shipped with interp are: {', '.join(folder.name for folder in shipped_models())})"
         raise ModelError(f"cannot load the model {source}: {_first_line(error)}; {where}") from error
     loaded, report = found
     adapters.refuse_loose_layers(loaded, source)  # transformers attaches an adapter that it finds, unasked

@@ -135,6 +135,10 @@ class Category(BaseModel):
     """The features of a category that were compared."""
 
     pairs: Pairs = Field(default_factory=Pairs)
+    tested: int | None = None
+    """Features that the contrast tried; `features` lists those of which there is something to tell."""
+    why_not: str = ""
+    """Why nothing could be confirmed."""
     features: list[Contrast] = Field(default_factory=list)
 
 
@@ -201,7 +205,11 @@ class Motifs(BaseModel):
     category: str
     graphs: dict[str, int] = Field(default_factory=dict)
     mined: int | None = None
-    """Sets that were sought and tested; `sets` may list some of them."""
+    """Sets that were compared; `sets` may list some of them."""
+    left_out: int = 0
+    """Frequent sets beyond the cap, which were not looked at."""
+    level: Number = None
+    """Family-wise, of `p`."""
     confirmed: int | None = None
     sets: list[Motif] = Field(default_factory=list)
     triads: list[Triad] = Field(default_factory=list)

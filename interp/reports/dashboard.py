@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from interp.errors import DataError
 from interp.files import atomic_folder, write_text
 from interp.reports.circuit_run import (
+    Category,
     Config,
     Contrasts,
     Feature,
@@ -293,7 +294,8 @@ def _counts(
     """What there is: its number, what it is, the page that shows it."""
     tested = [one for category in contrasts.categories.values() for one in category.features]
     confirmed = {one.name for one in tested if one.confirmed}
-    compared = f"of {len({one.name for one in tested}):,} compared"
+    most = max((_tested(category) for category in contrasts.categories.values()), default=0)
+    compared = f"of {most:,} compared"
     mined = sum(len(one.sets) if one.mined is None else one.mined for one in motifs)
     return [
         ("prompts", sum(group.prompts or 0 for group in features.groups), f"in {len(features.groups)} groups", ""),
@@ -307,6 +309,10 @@ def _counts(
         ("motifs confirmed", sum(map(_confirmed, motifs)), f"of {mined:,} mined", "motifs"),
         ("graphs", len(prompts), f"{sum(one['links'] for one in prompts):,} edges", "graph"),
     ]
+
+
+def _tested(category: Category) -> int:
+    return len(category.features) if category.tested is None else category.tested
 
 
 def _confirmed(found: Motifs) -> int:
@@ -328,10 +334,11 @@ def _categories(
             {
                 "name": name,
                 "pairs": found.pairs if found else None,
-                "tested": len(tested),
+                "tested": _tested(found) if found else 0,
+                "why_not": found.why_not if found else "",
                 "discovered": sum(one.discovered for one in tested),
                 "confirmed": len(confirmed),
-                "survive": sum(one.survives_safe_contrast and one.survives_benign_act for one in confirmed),
+                "words_alone": sum(one.survives_safe_contrast and not one.confirmed for one in tested),
                 "motifs": _confirmed(mined[name]) if name in mined else None,
                 "graphs": sum(one["category"] == name for one in prompts),
                 "power": power.get(name),

@@ -55,7 +55,8 @@ def _confirmed(found: Results) -> Claim:
         minimum=_ENOUGH - 1,
         unit="features",
         note="Discovered on a quarter of the triples and confirmed on half of them, corrected for all that were "
-        "discovered (max-T) and for the number of contrasts.",
+        "discovered (max-T) and for the number of contrasts."
+        + "".join(f" {one.category.replace('_', ' ')}: {one.why_not}." for one in contrasts if one.why_not),
     )
 
 
@@ -131,5 +132,6 @@ def _motifs(category: str, found: Results) -> Claim:
         also={f"some are confirmed at a level of {contrast.level:.2g} on {tested} triples": len(confirmed) > 0 or None},
         note=f"{len(contrast.motifs):,} sets were sought on {int(contrast.searched.sum())} triples and "
         f"{int(contrast.discovered.sum()):,} tested on the others; shown is the one with the largest difference on the "
-        "triples that were searched, estimated on the others.",
+        "triples that were searched, estimated on the others."
+        + (f" {contrast.left_out:,} more sets were frequent and beyond the cap." if contrast.left_out else ""),
     )

@@ -181,7 +181,10 @@ def _contrasting(triples: Triples, contrasts: Mapping[str, FeatureContrast], cau
                     "sentence": one.sentence(at),
                 }
             )  # fmt: skip
-        categories[name] = {"pairs": dict(zip(PARTS, sizes, strict=True)), "features": rows}
+        categories[name] = {
+            "pairs": dict(zip(PARTS, sizes, strict=True)), "tested": int(np.isfinite(one.p).sum()),
+            "why_not": one.why_not, "features": rows,
+        }  # fmt: skip
     return {"categories": categories, "causal": _causal(causal)}
 
 
@@ -220,6 +223,8 @@ def _motifs(subject: CircuitSubject, category: str, found: Results) -> dict[str,
             for name, kind in zip(("harmful", "safe", "benign"), KINDS, strict=True)
         },
         "mined": len(contrast.motifs),
+        "left_out": contrast.left_out,
+        "level": contrast.level,
         "confirmed": int(confirmed.sum()),
         "sets": shown,
         "triads": list(_triads(null)),

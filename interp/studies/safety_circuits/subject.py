@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
+from math import ceil, log2
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ class CircuitSubject:
         most, chosen = self.settings.graphs, self.triples.chosen(category)
         parts = [np.flatnonzero(chosen & (self.triples.part == part)) for part in range(len(PARTS))]
         if most is not None:
-            parts = [one[: ceil(most * share)] for one, share in zip(parts, SHARES, strict=True)]
+            parts = [one[:wanted] for one, wanted in zip(parts, _shared_out(most), strict=True)]
         return np.sort(np.concatenate(parts))
 
     def searched(self, category: str) -> Bool[np.ndarray, " triple"]:
@@ -124,10 +124,15 @@ class CircuitSubject:
                     f"{category} has {sizes.sum()} triples; each of its three parts needs one: at least 4"
                 )
             tested = int((~self.searched(category)).sum())
-            if self.settings.mine_patterns and 2.0 ** (1 - tested) > self.motif_level:
+            needed = 1 + ceil(log2(1 / self.motif_level))
+            if self.settings.mine_patterns and tested < needed:
+                known = int(sizes[PARTS.index("confirmation")])
+                enough = next((n for n in range(8, 4 * needed) if _shared_out(n)[1] >= needed), 0)
                 raise ConfigError(
                     f"motifs of {category} would be tested on {tested} triples, which cannot show a p of "
-                    f"{self.motif_level:.2g}; draw more graphs (`graphs`, --all) or seek none (--no-mine-patterns)"
+                    f"{self.motif_level:.2g}: that takes {needed}; "
+                    + (f"draw at least {enough} `graphs`, or" if known >= needed else f"it has {known} to test on;")
+                    + " seek none (--no-mine-patterns)"
                 )
 
     @cached_property
@@ -153,6 +158,15 @@ class CircuitSubject:
         model = (known.digest, known.tokenizer, known.weights, known.dtype, known.device)
         asked = (self.prompts.digest, self.prompts.labels.to_csv(index=False), self.triples.part.tolist(), self.tokens)
         return fingerprint(what, model, self.transcoders_mark, self.transcoders.name, *asked, *options)
+
+
+def _shared_out(count: int) -> list[int]:
+    """So many triples in three parts: in their shares, what is left over to the largest remainders."""
+    exact = [count * share for share in SHARES]
+    found = [int(one) for one in exact]
+    for at in sorted(range(len(exact)), key=lambda i: found[i] - exact[i])[: count - sum(found)]:
+        found[at] += 1
+    return found
 
 
 def _chat_template(tokenizer: Any) -> str:

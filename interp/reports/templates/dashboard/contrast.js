@@ -8,16 +8,17 @@
   const classes = [
     { key: "compared", name: "compared", color: "--soft", size: 2.6, draw: (pen, x, y, r) => pen.arc(x, y, r, 0, 7) },
     { key: "discovered", name: "discovered", more: "discovered, but not confirmed on other pairs", color: "--green", size: 4, draw: (pen, x, y, r) => { pen.moveTo(x, y - r); pen.lineTo(x + r, y + r); pen.lineTo(x - r, y + r); pen.closePath(); } },
-    { key: "confirmed", name: "confirmed", color: "--blue", size: 4, filled: true, draw: (pen, x, y, r) => pen.rect(x - r, y - r, 2 * r, 2 * r) },
-    { key: "survives", name: "survives controls", more: "confirmed, and survives both the safe contrast and the benign act", color: "--orange", size: 7, filled: true, ring: true, draw: diamond },
+    { key: "words", name: "survives the safe contrast alone", more: "differs from safe contrasts on other pairs, but not from benign acts on the same objects", color: "--blue", size: 4, filled: true, draw: (pen, x, y, r) => pen.rect(x - r, y - r, 2 * r, 2 * r) },
+    { key: "confirmed", name: "confirmed", more: "confirmed on other pairs against both the safe contrast and the benign act", color: "--orange", size: 7, filled: true, ring: true, draw: diamond },
   ];
-  const kind = (one) => (!one.confirmed ? (one.discovered ? 1 : 0) : one.survives_safe_contrast && one.survives_benign_act ? 3 : 2);
+  const kind = (one) => (one.confirmed ? 3 : one.survives_safe_contrast ? 2 : one.discovered ? 1 : 0);
   const hidden = new Set();
   let now = null, order = [];
   const one = (id) => now.features[id];
   const words = all.categories.map((c) => c.features.map((x) => (x.place === null ? x.name : [x.name, ...f.all.fires[x.place], ...f.all.top[x.place].map((t) => t[0])].join("\n")).toLowerCase()));
 
-  interp.choices(category, all.categories.map((c, i) => [String(i), interp.spaced(c.name)]), "0");
+  const pooled = all.categories.findIndex((c) => c.name === "all");
+  interp.choices(category, all.categories.map((c, i) => [String(i), interp.spaced(c.name)]), String(Math.max(0, pooled)));
   const wanted = all.categories.findIndex((c) => c.name === interp.params().get("category"));
   if (wanted >= 0) category.value = String(wanted);
 
@@ -52,7 +53,7 @@
     onsort: (column, upwards) => { key = column; up = upwards; show(); },
     onrow: (id) => plot.point(id),
   });
-  const tokens = (id, full) => (one(id).place === null ? h("p", { class: "soft" }, "Its tokens are not in this run.") : full ? f.card(one(id).place, { most: 4 }) : f.both(one(id).place, 5, false));
+  const tokens = (id, full) => (one(id).place === null ? h("p", { class: "soft" }, "Its tokens are not in this run.") : full ? f.card(one(id).place, { most: 4, said: false }) : f.both(one(id).place, 5, false));
   function brief(id) {
     const x = one(id);
     return h("div", { class: "brief" }, h("h3", {}, shape(kind(x)), " ", x.name), tokens(id, false), h("dl", { class: "facts" },

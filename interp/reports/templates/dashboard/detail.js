@@ -71,14 +71,14 @@ interp.features = (() => {
     return h("table", { class: "numbers" }, h("thead", {}, h("tr", {}, h("th", {}, ""), h("th", { colspan: 2 }, "active in"), h("th", { class: "n" }, "mean"), h("th", { class: "n", title: "importance" }, "imp."))), h("tbody", {}, rows));
   }
 
-  function contexts(i, { most = 6 } = {}) {
+  function contexts(i, { most = 6, said = true } = {}) {
     const box = h("div", { class: "contexts", "aria-busy": "true" });
     more(i).then((found) => {
       box.removeAttribute("aria-busy");
-      if (found.sentence) box.append(h("p", { class: "sentence" }, found.sentence));
+      if (said && found.sentence) box.append(h("p", { class: "sentence" }, found.sentence));
       if (!found.contexts.length) box.append(h("p", { class: "soft" }, "No prompt was kept on which it is active."));
       for (const one of found.contexts.slice(0, most)) {
-        box.append(h("figure", { class: "case" }, h("figcaption", {}, h("b", {}, number(one.activation)), " ", one.prompt), interp.context(one)));
+        box.append(h("figure", { class: "case" }, h("figcaption", {}, h("b", {}, number(one.activation))), interp.context(one)));
       }
     }, (error) => box.append(h("p", { class: "warn" }, error.message)));
     return box;
@@ -92,10 +92,10 @@ interp.features = (() => {
     h("dt", {}, "raises"), h("dd", {}, all.top[i].length ? chips(all.top[i], { most, weights }) : "–"),
     h("dt", {}, "lowers"), h("dd", {}, all.bottom[i].length ? chips(all.bottom[i], { most, weights }) : "–"));
 
-  function card(i, { here = "", close = null, most = 6, tokens = 8, head = true } = {}) {
+  function card(i, { here = "", close = null, most = 6, tokens = 8, head = true, said = true } = {}) {
     return h("article", { class: "card", "aria-label": names[i] },
       head ? h("header", {}, h("h3", {}, names[i]), elsewhere(i, here), close ? h("button", { type: "button", class: "close", "aria-label": `let ${names[i]} go`, onclick: close }, "×") : null) : null,
-      both(i, tokens), numbers(i), contexts(i, { most }));
+      both(i, tokens), numbers(i), contexts(i, { most, said }));
   }
 
   function brief(i, g) { // for a tip: the feature, and one group of prompts

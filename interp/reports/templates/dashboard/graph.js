@@ -166,11 +166,15 @@
   by("legend").replaceChildren(h("span", {}, dot("feature", "M7,2a5,5 0 1 0 .01,0Z"), "feature (fuller: more influence)"), h("span", {}, dot("error", "M7,1L13,7L7,13L1,7Z"), "error"), h("span", {}, dot("token", "M2,2H12V12H2Z"), "token"), h("span", {}, dot("logit", "M7,1L13,12H1Z"), "logit"),
     h("span", {}, edge("plus"), "adds"), h("span", {}, edge("minus"), "takes away"), h("span", { class: "apart" }, "Drag to move, wheel to zoom, click a node to follow its edges."));
 
-  const asked = interp.params(), wanted = prompts.findIndex((row) => row.id === asked.get("prompt") && (!asked.has("category") || (row.category === asked.get("category") && row.kind === (asked.get("kind") || ""))));
+  function follow() { // what the address asks for
+    const asked = interp.params(), node = asked.get("node");
+    const wanted = prompts.findIndex((row) => row.id === asked.get("prompt") && (!asked.has("category") || (row.category === asked.get("category") && row.kind === (asked.get("kind") || ""))));
+    open(Math.max(0, wanted)).then(() => { const i = graph && node ? graph.nodes.id.indexOf(node) : -1; if (i >= 0) choose(i); });
+  }
   aside();
   if (prompts.length) {
-    const node = asked.get("node");
-    open(Math.max(0, wanted)).then(() => { const i = graph && node ? graph.nodes.id.indexOf(node) : -1; if (i >= 0) choose(i); });
+    follow();
+    window.addEventListener("hashchange", follow);
   } else message.textContent = "This run has no graphs.";
   interp.graph = { view, state: () => ({ chosen, pins: [...pins], shown: shown.filter(Boolean).length, id: graph && graph.id }) };
 })();
