@@ -336,6 +336,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.whole
 def test_a_million_vectors_of_width_512_take_50_mebibytes_at_most():
     found = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert float(found.stdout) <= 50, found.stdout

@@ -511,6 +511,7 @@ def test_at_most_one_neutral_token_in_twenty_leaves_a_trace(neutral_runs):
     assert norms_of(neutral_runs[0]).p_value() == pytest.approx(1 / 65)
 
 
+@pytest.mark.whole
 def test_neutral_tokens_seldom_cause_halting(neutral_runs):
     """The null of the study's claim: each seed takes a random neutral token for the control token, in random order so
     that all are taken about as often, on random texts."""

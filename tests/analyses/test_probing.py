@@ -96,6 +96,7 @@ def test_probes_equal_scikit_learns_fitted_one_by_one(d):
     torch.testing.assert_close(found.vectors, again.vectors)
 
 
+@pytest.mark.whole
 def test_labels_dealt_out_anew_are_not_read():
     """200 seeds of pure noise: the lower end of Wilson's interval lies above chance in at most 2.5 % of them."""
     supported = 0

@@ -125,6 +125,7 @@ def test_each_category_and_all_of_them_share_the_level():
     assert list(run(values, triples, categories=["deception"])) == ["deception"]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("how", ["harmful and safe", "whole triples"])
 def test_shuffled_labels_confirm_a_feature_in_few_runs(how):
     """200 runs of five contrasts, labels dealt anew within each triple. Benign acts differ from both other sides in

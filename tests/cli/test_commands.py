@@ -186,6 +186,7 @@ def test_only_and_all_choose_the_analyses(monkeypatch, place):
     assert wanted == [set(ANALYSES) - {"patching"}, {"attention", "patching"}, set(ANALYSES)]
 
 
+@pytest.mark.whole
 def test_a_finished_step_is_not_done_again(place, tmp_path):
     command = ("analyze", "arithmetic-add3", "--examples", "7 + 8", *LENS)
     done(*command, place=place, tmp_path=tmp_path)
@@ -243,6 +244,7 @@ def test_both_ways_in(start):
     assert found.stderr == ""
 
 
+@pytest.mark.whole
 def test_two_models_are_compared_on_the_same_prompts(place, tmp_path):
     (place / "settings.yaml").write_text("problems: 20\npairs_per_kind: 20\nuntrained: 0\n", encoding="utf-8")
     words = ("--only", "logit-lens,interventions", "--no-png", "--quiet", "--out", "out", "--config", "settings.yaml")

@@ -34,6 +34,7 @@ def test_options_that_will_not_do(tmp_path, words, said):
     assert not list(place.iterdir())
 
 
+@pytest.mark.whole
 def test_a_judge_and_its_update_are_trained_by_recipes(tmp_path):
     place = tmp_path / "place"
     place.mkdir()

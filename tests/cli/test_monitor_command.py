@@ -69,6 +69,7 @@ def test_what_is_wrong_is_said_in_a_line(folders, tmp_path, arguments, message):
     assert any(part in done.err for part in message.split("|"))
 
 
+@pytest.mark.whole
 def test_training_is_watched_on_request(tmp_path):
     logs = tmp_path / "logs"
     logs.mkdir()

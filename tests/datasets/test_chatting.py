@@ -49,6 +49,7 @@ def test_no_word_and_no_sum_over_words_tells_harm(drawn):
     assert np.abs(shares).max() / 2 <= 0.05  # a single word's AUC is .5 and half of this
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("held", ["templates", "combinations", "objects"])
 def test_no_word_tells_harm_of_held_out_requests(held):
     some = chats(4000, seed=6, held=held)

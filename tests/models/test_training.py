@@ -105,6 +105,7 @@ def train_until_killed():
     run(sys.argv[1], batch=waiting)
 
 
+@pytest.mark.whole
 def test_a_run_killed_by_the_system_ends_as_an_unbroken_one(tmp_path):
     here = Path(__file__).resolve().parents[2]
     child = subprocess.Popen(

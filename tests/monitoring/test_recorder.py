@@ -47,6 +47,7 @@ def recording(model, tokenizer, probe, out, **options):
     return Recorder(model, tokenizer, probe, out=out, **{**SAID, "max_overhead": 1.0, **options})
 
 
+@pytest.mark.whole
 def test_training_is_bit_identical_with_and_without(dropping, tokenizer, probe, tmp_path):
     plain = type(dropping)(dropping.config)
     plain.load_state_dict(dropping.state_dict())
@@ -148,6 +149,7 @@ def test_first_and_last_are_taken_and_skipped_ones_are_counted(llama, tokenizer,
     assert 0 < found.overhead * found.training.sum() <= one._budget.own
 
 
+@pytest.mark.whole
 def test_a_recording_goes_on_where_training_does(llama, tokenizer, probe, tmp_path):
     with recording(llama, tokenizer, probe, tmp_path, every=2, clock=lambda: 0.0) as recorder:
         recorder.step(2)

@@ -75,8 +75,8 @@ def contrasts(rng, features):
             real = rng.random() < 0.12
             harmful = max(0.0, safe + (abs(rng.gauss(1.2, 0.7)) if real else rng.gauss(0, 0.12)))
             discovered = real and harmful - safe > 0.4
-            confirmed = discovered and rng.random() < 0.7
-            survives = [confirmed and rng.random() < 0.6 for _ in range(2)]
+            survives = [discovered and rng.random() < 0.8 for _ in range(2)]
+            confirmed = all(survives)
             rows.append(
                 {
                     "name": one["name"], "layer": one["layer"], "feature": one["feature"], "harmful_mean": harmful,
@@ -84,7 +84,7 @@ def contrasts(rng, features):
                     "auc": min(1.0, 0.5 + abs(harmful - safe) / 3), "p": 0.001 if discovered else rng.random(),
                     "discovered": discovered, "confirmed": confirmed, "survives_safe_contrast": survives[0],
                     "survives_benign_act": survives[1],
-                    "kind": "unique" if all(survives) else "shared" if confirmed else "none",
+                    "kind": "unique" if confirmed else "shared" if discovered else "none",
                     "sentence": f"{one['name']}: {harmful:.2f} on harmful prompts, {safe:.2f} on their safe twins.",
                 }
             )  # fmt: skip

@@ -431,6 +431,7 @@ def tune_until_killed():
     tune(Path(sys.argv[1]), Path(sys.argv[2]), **UNBROKEN)
 
 
+@pytest.mark.whole
 def test_a_run_killed_by_the_system_ends_as_an_unbroken_one(place, unbroken, tmp_path):
     """A model with dropout, which must be drawn anew in the same way."""
     here = Path(__file__).resolve().parents[2]

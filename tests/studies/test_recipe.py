@@ -266,6 +266,7 @@ def test_the_recipe_lies_beside_the_model(trained):
     assert read_recipe(place / "new" / "tiny" / "train.yaml") == recipe(seed=5)
 
 
+@pytest.mark.whole
 def test_a_broken_training_ends_as_an_unbroken_one(tmp_path, whole, monkeypatch):
     problems, calls = recipes.training_problems, iter(range(99))
 

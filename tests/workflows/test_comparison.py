@@ -46,6 +46,7 @@ def test_a_layer_that_one_model_lacks_is_left_out():
         compare(ablated(rng), ablated(rng, layers=(2, 3)), ("a", "b"))
 
 
+@pytest.mark.whole
 def test_equal_models_differ_no_more_often_than_stated():
     """200 seeds: the share with any cell below 5 % after correction for all cells."""
     count = 0

@@ -57,6 +57,7 @@ def test_the_planted_head_is_found_and_measured():
     assert frame.loc[frame["found"], ["layer", "head", "task"]].to_numpy().tolist() == [[1, "2", "task 0"]]
 
 
+@pytest.mark.whole
 def test_noise_is_found_and_supported_no_more_often_than_stated():
     found = claims = 0
     for seed in range(SEEDS):
@@ -81,6 +82,7 @@ def patching_of(rng, n=48, shift=0.0):
     )  # fmt: skip
 
 
+@pytest.mark.whole
 def test_heads_of_pairs_whose_clean_sides_are_exchanged_are_no_finding():
     """The control patches from another pair: with nothing planted, own and other pair are exchangeable."""
     found = claims = 0
@@ -125,6 +127,7 @@ def test_a_head_that_serves_a_sub_task_is_found():
     np.testing.assert_allclose(float(best.difference.value), 0.45, atol=0.12)
 
 
+@pytest.mark.whole
 def test_sub_tasks_whose_labels_are_shuffled_have_no_head():
     """The heads do break digits, and some more than others; but not for the shuffled label."""
     found = claims = 0

@@ -144,6 +144,7 @@ def test_the_shipped_judge_says_how_it_was_made(shipped):
     assert not list(shipped.rglob("training.safetensors"))
 
 
+@pytest.mark.whole
 def test_the_shipped_judge_has_learned_the_rule_but_for_weak_acts(shipped):
     judge = load_judge("safety-judge", device="cpu")
     found = {name: report(judge, requests(1000, seed=22, **options)) for name, options in SETS.items()}
@@ -155,6 +156,7 @@ def test_the_shipped_judge_has_learned_the_rule_but_for_weak_acts(shipped):
     assert all(abs(told[name]["accuracy"]["value"] - one["accuracy"]["value"]) < 0.04 for name, one in found.items())
 
 
+@pytest.mark.whole
 def test_the_shipped_checkpoints_show_when_it_was_learned(shipped):
     some = requests(600, seed=23)
     right = [

@@ -90,6 +90,7 @@ def test_the_judge_with_and_without_its_update(mended, base):
     assert card["held_out"]["weak acts"]["before"] == again
 
 
+@pytest.mark.whole
 def test_an_update_that_was_cut_off_goes_on_to_the_same_weights(wanted, mended, tmp_path):
     def stop(step):
         if step == 5:
@@ -147,6 +148,7 @@ def test_the_shipped_update_names_the_shipped_judge(shipped):
     assert sum(file.stat().st_size for file in shipped.rglob("*")) < 300_000
 
 
+@pytest.mark.whole
 def test_the_shipped_update_mends_weak_acts_and_loses_nothing_else(shipped):
     before, after = load_judge("safety-judge", device="cpu"), load_judge("safety-judge-update", device="cpu")
     off = load_judge("safety-judge-update", device="cpu", adapter=False)
