@@ -306,7 +306,7 @@ def _counts(
             compared,
             "contrast_analysis",
         ),
-        ("motifs confirmed", sum(map(_confirmed, motifs)), f"of {mined:,} mined", "motifs"),
+        ("motifs confirmed", sum(map(_confirmed, motifs)), f"of {mined:,} compared", "motifs"),
         ("graphs", len(prompts), f"{sum(one['links'] for one in prompts):,} edges", "graph"),
     ]
 

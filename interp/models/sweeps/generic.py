@@ -19,7 +19,7 @@ from torch import Tensor
 from interp.models.edits import Edit, Zero
 from interp.models.features import NAME
 from interp.models.load import HookedTransformer
-from interp.models.run import Change, batch_rows, capture, forward, model_device, read_columns
+from interp.models.run import Change, batch_rows, capture, forward, model_device, numbers, read_columns
 from interp.models.sweeps.grid import Edits, Readout, Sweep, changed, start_layer, unlike
 from interp.models.sweeps.touched import only_at, put_back
 from interp.prompts import Prompts
@@ -42,7 +42,10 @@ def generic_sweep(
     starts = [start_layer(cell, n_layers) for cell in edits.cells]
     entries = sorted(set(starts))
     limited = any(edit.at is not None for cell in edits.cells for edit in cell)
-    kept = range(entries[0], n_layers) if limited else entries
+    # The stream of every block is what it takes to leave columns out; many long prompts have too much of it.
+    every = n * n_layers * numbers(model, Site("resid_pre", 0), prompts.tokens.shape[1])
+    fits = every * torch.empty(0, dtype=model.cfg.dtype).element_size() <= memory
+    kept = range(entries[0], n_layers) if limited and fits else entries
     base = capture(model, prompts, [_LOGITS, *(Site("resid_pre", layer) for layer in kept)], memory=memory)
     streams = {layer: base["resid_pre", layer].nan_to_num_() for layer in kept}
     why_not = _cannot_enter(model, prompts, base[_LOGITS], entries[-1], streams[entries[-1]]) if entries[-1] else ""

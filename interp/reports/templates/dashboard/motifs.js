@@ -23,7 +23,7 @@
       h("div", { class: "drawn" }, interp.motif.draw(one.edges, { name: `Motif ${i + 1}` })),
       h("table", { class: "numbers" }, h("thead", {}, h("tr", {}, h("th", {}, ""), h("th", { colspan: 2 }, "share of graphs"), h("th", { class: "n" }, "n"))),
         h("tbody", {}, line("harmful", "harmful", one.support_harmful, graphs.harmful), line("safe", "safe", one.support_safe, graphs.safe))),
-      h("p", { class: "soft tested" }, `corrected p ${chance(one.p)} on the tested pairs${level === null ? "" : `, at a level of ${number(level)}`}; q ${chance(one.q)} on those that were searched`),
+      h("p", { class: "soft tested" }, one.p === null ? `not tested: q ${chance(one.q)} on the pairs that were searched` : `corrected p ${chance(one.p)} on the tested pairs${level === null ? "" : `, at a level of ${number(level)}`}; q ${chance(one.q)} on those that were searched`),
       one.sentence ? h("p", { class: "sentence" }, one.sentence) : null,
       names.length ? h("p", { class: "links" }, ...names.map((name) => (known.has(name) ? h("a", { href: interp.link("transcoder_tokens", { feature: name }) }, name) : h("span", { class: "soft" }, name)))) : null);
   }
