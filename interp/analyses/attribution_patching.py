@@ -27,7 +27,7 @@ from interp.metrics import Metric
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY, check_context, check_edits, undisturbed
 from interp.models.sweeps import Axis, Places, Readout, places
-from interp.models.sweeps.lines import Lines, lines_between
+from interp.models.sweeps.lines import Lines, at_inputs, at_site, lines_between
 from interp.prompts import PatchDirection, Position, PromptPairs, Prompts
 from interp.results import grid_frame
 from interp.sites import Site
@@ -174,9 +174,9 @@ def _slopes(
     alphas, shares = (torch.zeros(1), torch.ones(1)) if integrate is None else ((nodes + 1) / 2, weights / 2)
     if integrate == "activations":
         for site, start, step in zip(sites, here, apart, strict=True):
-            yield lines.at_site(rows, site, start, step, alphas, shares, memory)
+            yield at_site(lines, rows, site, start, step, alphas, shares, memory)
     else:
-        yield from lines.at_inputs(rows, sites, alphas, shares, memory)
+        yield from at_inputs(lines, rows, sites, alphas, shares, memory)
 
 
 def _seen(site: Site, grid: Places, prompts: Prompts, n_layers: int) -> Bool[Tensor, "pair column"]:

@@ -54,7 +54,6 @@ class Config(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     findings: list[Finding] = Field(default_factory=list)
     power: list[Power] = Field(default_factory=list)
-    seconds: Number = None
 
 
 class Group(BaseModel):

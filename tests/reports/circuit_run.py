@@ -224,7 +224,6 @@ def make_run(folder, *, features=60, layers=6, graphs=2, seed=0, per_cell=3, hos
             "model": "google/gemma-2-2b-it", "transcoders": "gemma-scope-2b-pt-transcoders", "categories": CATEGORIES,
             "settings": {"seed": 0, "features_per_graph": 2048, "threshold": 0.8, "parts": [20, 13, 8]},
             "findings": findings, "power": [{"category": c, "pairs": 13, "detectable": 0.4} for c in CATEGORIES],
-            "seconds": 1843.2,
         },
     )  # fmt: skip
     groups = [

@@ -28,6 +28,8 @@ _FIELDS = {"resid_pre": "stream", "resid_mid": "mid", "resid_post": "after", "ml
 _LOGITS = Site("logits")
 
 Means = list[Tensor]
+Gradients = Callable[[Tensor, int], Means]
+"""The gradients at points of the line: all prompts at the first point, then all at the next; and how many points."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,38 +51,21 @@ class FunctionLines:
     ) -> tuple[list[Tensor], Float[Tensor, " pair"]]:
         """What stands at the sites in one of the runs, and the metric."""
         with torch.no_grad():
-            return self._climbed(self._entry(rows)[other], sites, rows)
+            return self._climbed(self.entry(rows)[other], sites, rows)
 
-    def at_inputs(
-        self,
-        rows: Int[Tensor, " pair"],
-        sites: Sequence[Site],
-        alphas: Float[Tensor, " step"],
-        shares: Float[Tensor, " step"],
-        memory: int,
-    ) -> Means:
-        """For each site the mean gradient while the embeddings go from the base run's to the other's."""
-        start, end = self._entry(rows)
+    def by_inputs(self, rows: Int[Tensor, " pair"], sites: Sequence[Site]) -> Gradients:
+        """The gradient at each site, where these embeddings enter."""
 
         def gradients(stream: Tensor, count: int) -> Means:
             found, scores = self._climbed(stream.requires_grad_(), sites, rows.repeat(count))
             return _by(scores, found)
 
-        return _mean(start, end - start, alphas, shares, self.rows(1, memory) // len(rows), gradients)
+        return gradients
 
-    def at_site(
-        self,
-        rows: Int[Tensor, " pair"],
-        site: Site,
-        start: Float[Tensor, "pair ..."],
-        step: Float[Tensor, "pair ..."],
-        alphas: Float[Tensor, " step"],
-        shares: Float[Tensor, " step"],
-        memory: int,
-    ) -> Tensor:
-        """The mean gradient while the activations at the site go from `start` on by `step`, all before them held."""
+    def by_site(self, rows: Int[Tensor, " pair"], site: Site) -> Gradients:
+        """The gradient at a site, where these activations stand there and all before them is the base run's."""
         with torch.no_grad():
-            below = self._climbed(self._entry(rows)[0], [Site("resid_pre", site.layer)], rows)[0][0]
+            below = self._climbed(self.entry(rows)[0], [Site("resid_pre", site.layer)], rows)[0][0]
 
         def gradients(put: Tensor, count: int) -> Means:
             put = put.requires_grad_()
@@ -91,7 +76,7 @@ class FunctionLines:
             places = climbed(self.base.net, stream, layer=site.layer, put=inside)
             return _by(scored(self.base, self.readout, places, self._index(rows).repeat(count)), [put])
 
-        return _mean(start, step, alphas, shares, self.rows(1, memory) // len(rows), gradients)[0]
+        return gradients
 
     def _climbed(
         self, stream: Float[Tensor, "row pos d_model"], sites: Sequence[Site], rows: Int[Tensor, " row"]
@@ -101,7 +86,8 @@ class FunctionLines:
         wanted: list[Place] = [(_FIELDS.get(site.name, site.name), site.layer) for site in sites]
         return [places[place] for place in wanted], scored(self.base, self.readout, places, self._index(rows))
 
-    def _entry(self, rows: Int[Tensor, " pair"]) -> tuple[Tensor, Tensor]:
+    def entry(self, rows: Int[Tensor, " pair"]) -> tuple[Tensor, Tensor]:
+        """What enters the first block in both runs, up to the last column that is read."""
         index = self._index(rows)
         columns = int(self.base.ends[index].max())
         return self.base.entry[index, :columns], self.source.entry[index, :columns]
@@ -135,19 +121,11 @@ class BridgeLines:
         self, rows: Int[Tensor, " pair"], sites: Sequence[Site], *, other: bool
     ) -> tuple[list[Tensor], Float[Tensor, " pair"]]:
         """What stands at the sites in one of the runs, and the metric."""
-        found, scores = self._forward(self._entry(rows)[other], sites, rows)
+        found, scores = self._forward(self.entry(rows)[other], sites, rows)
         return [found[site] for site in sites], scores
 
-    def at_inputs(
-        self,
-        rows: Int[Tensor, " pair"],
-        sites: Sequence[Site],
-        alphas: Float[Tensor, " step"],
-        shares: Float[Tensor, " step"],
-        memory: int,
-    ) -> Means:
-        """For each site the mean gradient while the embeddings go from the base run's to the other's."""
-        start, end = self._entry(rows)
+    def by_inputs(self, rows: Int[Tensor, " pair"], sites: Sequence[Site]) -> Gradients:
+        """The gradient at each site, where these embeddings enter."""
 
         def gradients(stream: Tensor, count: int) -> Means:
             # What a hook sees may be a view that nothing further on reads; what it adds is read.
@@ -161,29 +139,20 @@ class BridgeLines:
             scores = self._forward(stream, [], rows.repeat(count), changes)[1]
             return _by(differentiable(scores, self.readout), [added[site] for site in sites])
 
-        return _mean(start, end - start, alphas, shares, self.rows(1, memory) // len(rows), gradients)
+        return gradients
 
-    def at_site(
-        self,
-        rows: Int[Tensor, " pair"],
-        site: Site,
-        start: Float[Tensor, "pair ..."],
-        step: Float[Tensor, "pair ..."],
-        alphas: Float[Tensor, " step"],
-        shares: Float[Tensor, " step"],
-        memory: int,
-    ) -> Tensor:
-        """The mean gradient while the activations at the site go from `start` on by `step`, all before them held."""
-        entry = self._entry(rows)[0]
+    def by_site(self, rows: Int[Tensor, " pair"], site: Site) -> Gradients:
+        """The gradient at a site, where these activations stand there and all before them is the base run's."""
+        entry = self.entry(rows)[0]
 
         def gradients(put: Tensor, count: int) -> Means:
             put = put.requires_grad_()
             scores = self._forward(entry.repeat(count, 1, 1), [], rows.repeat(count), {site: [lambda _: put]})[1]
             return _by(differentiable(scores, self.readout), [put])
 
-        return _mean(start, step, alphas, shares, self.rows(1, memory) // len(rows), gradients)[0]
+        return gradients
 
-    def _entry(self, rows: Int[Tensor, " pair"]) -> tuple[Tensor, Tensor]:
+    def entry(self, rows: Int[Tensor, " pair"]) -> tuple[Tensor, Tensor]:
         """What enters the first block in both runs, up to the last column that is read."""
         ends = torch.minimum(self.base.lengths, self.base.reads.amax(1) + 1)[rows]
         here, other = (entry[rows.to(entry.device), : max(1, int(ends.max()))] for entry in self.entries)
@@ -209,6 +178,35 @@ class BridgeLines:
 
 
 Lines = FunctionLines | BridgeLines
+
+
+def at_inputs(
+    lines: Lines,
+    rows: Int[Tensor, " pair"],
+    sites: Sequence[Site],
+    alphas: Float[Tensor, " step"],
+    shares: Float[Tensor, " step"],
+    memory: int,
+) -> Means:
+    """For each site the mean gradient while the embeddings go from the base run's to the other's."""
+    start, end = lines.entry(rows)
+    at_once = lines.rows(1, memory) // len(rows)
+    return _mean(start, end - start, alphas, shares, at_once, lines.by_inputs(rows, sites))
+
+
+def at_site(
+    lines: Lines,
+    rows: Int[Tensor, " pair"],
+    site: Site,
+    start: Float[Tensor, "pair ..."],
+    step: Float[Tensor, "pair ..."],
+    alphas: Float[Tensor, " step"],
+    shares: Float[Tensor, " step"],
+    memory: int,
+) -> Tensor:
+    """The mean gradient while the activations at the site go from `start` on by `step`, all before them held."""
+    at_once = lines.rows(1, memory) // len(rows)
+    return _mean(start, step, alphas, shares, at_once, lines.by_site(rows, site))[0]
 
 
 def lines_between(
@@ -237,7 +235,7 @@ def _mean(
     alphas: Float[Tensor, " step"],
     shares: Float[Tensor, " step"],
     at_once: int,
-    gradients: Callable[[Tensor, int], Means],
+    gradients: Gradients,
 ) -> Means:
     """Gradients at points of the line, added up by their shares."""
     means: Means = []
