@@ -138,20 +138,24 @@ class Prompts:
 
     def columns(self, position: Position) -> Int[Tensor, " prompt"]:
         """Column of a role or index in every prompt; -1 where a prompt has no such token."""
-        if not isinstance(position, str):
-            position = int(position)  # of numpy, perhaps
-            column = self.lengths + position if position < 0 else torch.full_like(self.lengths, position)
-            return torch.where((column >= 0) & (column < self.lengths), column, -1)
-        if position not in self.roles:
-            known = ", ".join(self.roles) or "none"
-            raise PromptError(f"there is no role {position!r} in these prompts; they have: {known}")
-        return self.roles[position]
+        return self.table([position])[:, 0]
 
     def table(self, positions: Sequence[Position]) -> Int[Tensor, "prompt position"]:
         """Columns of several roles or indices side by side; -1 where absent."""
         if not len(positions):
             raise PromptError("name at least one position: a role or an index")
-        return torch.stack([self.columns(position) for position in positions], dim=1)
+        for position in positions:
+            if isinstance(position, str) and position not in self.roles:
+                known = ", ".join(self.roles) or "none"
+                raise PromptError(f"there is no role {position!r} in these prompts; they have: {known}")
+        numbers = torch.tensor([0 if isinstance(one, str) else int(one) for one in positions])
+        length = self.lengths[:, None]
+        found = torch.where(numbers < 0, length + numbers, numbers)
+        found = torch.where((found >= 0) & (found < length), found, -1)
+        for place, position in enumerate(positions):
+            if isinstance(position, str):
+                found[:, place] = self.roles[position]
+        return found
 
     def coded(self, label: str) -> tuple[Shaped[np.ndarray, " prompt"], tuple[str, ...]]:
         """A label column as numbers and what they stand for; -1 where a prompt has no such label."""

@@ -7,9 +7,9 @@ arXiv 2406.11717).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, SupportsIndex, runtime_checkable
+from typing import Protocol, SupportsIndex, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -73,7 +73,7 @@ class Copy:
     def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Tensor | None) -> Tensor:  # noqa: D102
         whole = self.source[site]
         index = prompts if self.rows is None else self.rows.to(prompts.device)[prompts]
-        whole = whole[index.to(whole.device)]
+        whole = whole.index_select(0, index.to(whole.device))
         if units is not None and site.unit_axis is not None:
             whole = whole.index_select(site.unit_axis, units.to(whole.device))
         for axis, name in enumerate(site.axes):
@@ -122,6 +122,21 @@ class ProjectOut:
     def new(self, old: Tensor, site: Site, prompts: Int[Tensor, " row"], units: Tensor | None) -> Tensor:  # noqa: D102
         unit = _each(self.vector / self.vector.norm(dim=-1, keepdim=True), prompts, old)
         return old - (old * unit).sum(-1, keepdim=True) * unit
+
+
+def columns_at(
+    places: Sequence[Position | Bool[Tensor, "prompt pos"] | None], prompts: Prompts
+) -> Bool[Tensor, "place prompt pos"]:
+    """The columns that edits at these places touch."""
+    found = prompts.mask.repeat(len(places), 1, 1)
+    named = [number for number, place in enumerate(places) if not (place is None or isinstance(place, Tensor))]
+    if named:
+        table = prompts.table([cast("Position", places[number]) for number in named])
+        found[named] = torch.arange(prompts.tokens.shape[1]) == table.T[..., None]
+    for number, place in enumerate(places):
+        if isinstance(place, Tensor):
+            found[number] &= place
+    return found
 
 
 def _each(vector: Tensor, prompts: Int[Tensor, " row"], old: Tensor) -> Tensor:
@@ -181,12 +196,7 @@ class Edit:
 
     def where(self, prompts: Prompts) -> Bool[Tensor, "prompt pos"]:
         """The columns this edit touches."""
-        if isinstance(self.at, Tensor):
-            return self.at & prompts.mask
-        if self.at is None:
-            return prompts.mask
-        columns = prompts.columns(self.at)
-        return torch.arange(prompts.tokens.shape[1]) == columns[:, None]
+        return columns_at([self.at], prompts)[0]
 
     def apply(self, old: Tensor, touched: Bool[Tensor, "row pos"], prompts: Int[Tensor, " row"]) -> Tensor:
         """`old` with this edit carried out; `touched` and `prompts` say where, row by row."""

@@ -23,6 +23,7 @@ import torch
 from huggingface_hub.utils import logging as hub_logging
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge as HookedTransformer
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -35,7 +36,9 @@ from interp.models import adapters
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["HookedTransformer", "ModelInfo", "Weights", "info", "load_model", "require_weights", "untrained"]
+__all__ = [
+    "HookPoint", "HookedTransformer", "ModelInfo", "Weights", "info", "load_model", "require_weights", "untrained",
+]  # fmt: skip
 
 Weights = Literal["raw", "processed"]
 """`raw`: as trained, equal to Hugging Face number by number. `processed`: norms folded into the next weights, weights

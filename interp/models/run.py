@@ -81,25 +81,36 @@ def edit(
         e.check(prompts)
     touched = [e.where(prompts) for e in edits]
     here = model_device(model)
-    place = here if device is None else torch.device(device)
-    store: dict[Site, Tensor] = {}
-    parts: Any = batches(model, prompts, memory, wanted)
-    if progress and len(parts) > 1:
-        parts = track(parts, description="running prompts", transient=True)
-    for rows in parts:
-        span = int(prompts.lengths[rows].max())
+
+    def run(rows: Int[Tensor, " row"], span: int) -> dict[Site, Tensor]:
         index = rows.to(here)
         changes: dict[Site, list[Change]] = {}
         for e, where in zip(edits, touched, strict=True):
             changes.setdefault(e.site, []).append(_bind(e, where[rows, :span], index))
-        found = forward(
-            model,
-            prompts.tokens[rows, :span],
-            keep=wanted,
-            changes=changes,
-            reads=prompts.reads[rows],
-        )
-        for site in wanted:
+        return forward(model, prompts.tokens[rows, :span], keep=wanted, changes=changes, reads=prompts.reads[rows])
+
+    return gathered(model, prompts, wanted, run, memory=memory, device=device, progress=progress)
+
+
+def gathered(
+    model: HookedTransformer,
+    prompts: Prompts,
+    sites: Sequence[Site],
+    run: Callable[[Int[Tensor, " row"], int], dict[Site, Tensor]],
+    *,
+    memory: int,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> Activations:
+    """What `run` finds at the sites, batch by batch; it gets the numbers of some prompts and their greatest length."""
+    place = model_device(model) if device is None else torch.device(device)
+    store: dict[Site, Tensor] = {}
+    parts: Any = batches(model, prompts, memory, sites)
+    if progress and len(parts) > 1:
+        parts = track(parts, description="running prompts", transient=True)
+    for rows in parts:
+        found = run(rows, int(prompts.lengths[rows].max()))
+        for site in sites:
             _store(store, site, found[site], rows, prompts, place)
     return Activations(prompts, store, int(model.cfg.n_layers))
 
@@ -176,7 +187,7 @@ def undisturbed(model: HookedTransformer, gradients: bool = False) -> Iterator[N
         if model in _EVALUATED:
             yield
             return
-        modes = [m for m in _parts(model) if m.training]
+        modes = [m for m in modules_of(model) if m.training]
         try:
             _EVALUATED.add(model)
             for module in modes:
@@ -188,7 +199,7 @@ def undisturbed(model: HookedTransformer, gradients: bool = False) -> Iterator[N
             _EVALUATED.discard(model)
 
 
-def _parts(model: HookedTransformer) -> list[nn.Module]:
+def modules_of(model: HookedTransformer) -> list[nn.Module]:
     """Every module of the bridge and of the model inside it, once; torch's own walk makes a name for each."""
     found: dict[int, nn.Module] = {}
     waiting: list[nn.Module | None] = [model, model.original_model]
@@ -434,4 +445,4 @@ def _store(
     part = store[site]
     for axis in sequence:
         part = part.narrow(axis, 0, found.shape[axis])
-    part[rows.to(place)] = found.to(place)
+    part.index_copy_(0, rows.to(place), found.to(place))

@@ -24,7 +24,7 @@ from interp.errors import ConfigError, ModelError, PromptError
 from interp.models.edits import Add, Constant, Copy, Edit, ProjectOut, Zero
 from interp.models.load import load_model
 from interp.models.run import capture, edit
-from interp.models.sweeps import Edits, Readout, blocks, generic, packed, places, runs, sweep
+from interp.models.sweeps import Edits, Readout, blocks, generic, packed, places, runs, sweep, unedited
 from interp.models.sweeps.grid import changed
 from interp.prompts import PromptPairs, Prompts
 from interp.sites import Site
@@ -254,22 +254,102 @@ def test_a_small_change_beside_a_huge_dimension_is_a_change():
     assert changed(moved, base).tolist() == [False, True, False, False]
 
 
-def test_known_logits_spare_the_check_a_forward_pass(monkeypatch):
+@pytest.fixture
+def checks(monkeypatch):
+    """How many tokens the longest prompt of every check had."""
+    seen = []
+
+    def noted(model, prompts, sites, **options):
+        seen.append(int(prompts.lengths.max()))
+        return capture(model, prompts, sites, **options)
+
+    monkeypatch.setattr(runs, "capture", noted)
+    return seen
+
+
+def test_a_model_is_checked_once_for_as_long_as_it_stays_as_it_is(checks):
     model, pairs = made("gpt2"), both_sides()
-    kept = capture(model, pairs.clean, ["resid_pre", "logits"])
-    cells = [[Edit(Site("resid_pre", 1), Copy(kept), at=4)]]
-    edits, readout = Edits(pairs.corrupted, cells), Readout.of(pairs, ["logit_diff"])
-    wanted = sweep(model, edits, readout)
+    short = pairs.take([1, 3])
 
-    def never(*args, **options):
-        raise AssertionError("a forward pass")
+    def swept(some, path="packed"):
+        edits = Edits(some.corrupted, [[Edit(Site("z", 1), Zero(), units=0)]])
+        return sweep(model, edits, Readout.of(some, ["logit_diff"]), path=path).values
 
-    monkeypatch.setattr(runs, "capture", never)
-    torch.testing.assert_close(sweep(model, edits, readout, known=kept).values, wanted.values, equal_nan=True)
-    with pytest.raises(AssertionError, match="forward pass"):  # of shorter prompts, they say nothing about these
-        sweep(model, edits, readout, known=capture(model, pairs.clean.take([3]), ["logits"]))
-    other = dataclasses.replace(kept, tensors={**kept.tensors, Site("logits"): 1.5 * kept["logits"]})
-    assert sweep(model, edits, readout, known=other).path == "generic"
+    swept(short)
+    swept(short)
+    assert checks == [7]
+    swept(pairs)  # longer ones may go other ways
+    swept(short)
+    assert checks == [7, 11]
+    with torch.no_grad():
+        model.original_model.transformer.h[1].mlp.c_fc.bias.add_(0.1)
+    torch.testing.assert_close(swept(pairs), swept(pairs, "generic"), atol=2e-5, rtol=1e-5, equal_nan=True)
+    model.original_model.transformer.h[0].mlp.c_fc.bias.data = torch.ones(128)
+    torch.testing.assert_close(swept(pairs), swept(pairs, "generic"), atol=2e-5, rtol=1e-5, equal_nan=True)
+    model.cfg.default_prepend_bos = not model.cfg.default_prepend_bos
+    swept(pairs)
+    assert checks == [7, 11, 11, 11, 11]
+
+
+def _hooked_point(model):
+    model.blocks[1].hook_mlp_out.add_perma_hook(lambda tensor, hook: 2 * tensor)
+
+
+def _hooked_module(model):
+    model.original_model.transformer.h[1].ln_1.register_forward_hook(lambda module, given, made: 2 * made)
+
+
+def _other_forward(model):
+    model.blocks[1].mlp.forward = lambda *given, **options: 2 * given[0]
+
+
+def _other_module(model):
+    model.blocks[0].mlp.original_component.act = torch.nn.Tanh()
+
+
+@pytest.mark.parametrize("change", [_hooked_point, _hooked_module, _other_forward, _other_module])
+def test_a_model_that_was_changed_after_its_check_is_not_mistaken_for_itself(checks, change):
+    model, pairs = made("gpt2"), both_sides()
+    edits, readout = Edits(pairs.corrupted, [[Edit(Site("z", 0), Zero())]]), Readout.of(pairs, ["logit_diff"])
+    before = sweep(model, edits, readout)
+    change(model)
+    found = sweep(model, edits, readout)
+    assert (before.path, found.path) == ("packed", "generic")
+    assert "own logits" in found.reason
+    assert not torch.allclose(found.base.nan_to_num(), before.base.nan_to_num(), atol=1e-3)
+    sweep(model, edits, readout)
+    assert len(checks) == 3
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("memory", [1 << 30, 1])
+def test_unedited_runs_show_what_capture_shows(form, memory):
+    model, pairs = made(form), both_sides()
+    wanted = capture(model, pairs.clean, [*SITES, "logits"])
+    found = unedited(model, pairs.clean, [*SITES, "logits"], memory=memory)
+    assert found.tensors.keys() == wanted.tensors.keys()
+    for site, tensor in wanted.tensors.items():
+        torch.testing.assert_close(found[site], tensor, atol=2e-5, rtol=1e-5, equal_nan=True)
+        assert not found[site].is_inference()
+
+
+def test_unedited_runs_of_an_unknown_architecture_go_through_the_bridge():
+    model, pairs = load_model(neox(), device="cpu", weights="raw"), both_sides()
+    wanted = capture(model, pairs.clean, ["z", "logits"])
+    found = unedited(model, pairs.clean, ["z", "logits"])
+    for site, tensor in wanted.tensors.items():
+        torch.testing.assert_close(found[site], tensor, equal_nan=True)
+
+
+def test_the_activation_of_gpt2_is_torchs_own():
+    x = torch.cat([torch.linspace(-12, 12, 10001), torch.tensor([-1e30, -1e4, -0.0, 1e4, 1e30, torch.nan])])
+    wanted = torch.nn.functional.gelu(x.double(), approximate="tanh")
+    with torch.no_grad():
+        torch.testing.assert_close(blocks.gelu_tanh(x).double(), wanted, atol=1e-6, rtol=1e-6, equal_nan=True)
+        half = x.bfloat16()
+        assert torch.equal(
+            blocks.gelu_tanh(half).nan_to_num(), torch.nn.functional.gelu(half, approximate="tanh").nan_to_num()
+        )
 
 
 def test_no_row_begins_where_nothing_changes(monkeypatch):

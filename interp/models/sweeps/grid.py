@@ -126,5 +126,10 @@ def changed(tokens: Float[Tensor, "token ..."], base: Float[Tensor, "token ..."]
     """Which tokens differ from the base run's."""
     apart, size = (part.flatten(1).abs() for part in (tokens - base, base))
     # Some few dimensions of a stream can be a thousand times as large as all others: they hide nothing here.
-    usual = size + size.median(1, keepdim=True).values
-    return ~(apart <= _ROUNDING.get(tokens.dtype, 0) * torch.finfo(tokens.dtype).eps * usual).all(1)
+    unit = _ROUNDING.get(tokens.dtype, 0) * torch.finfo(tokens.dtype).eps
+    found = (apart > unit * (size + size.amax(1, keepdim=True))).any(1)
+    left = (~found).nonzero().flatten()
+    if len(left):
+        apart, size = apart[left], size[left]
+        found[left] = ~(apart <= unit * (size + size.median(1, keepdim=True).values)).all(1)
+    return found

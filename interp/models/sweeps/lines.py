@@ -20,11 +20,10 @@ from interp.models.run import Change, batch_rows, check_memory, embedded, forwar
 from interp.models.sweeps.blocks import UnknownForm
 from interp.models.sweeps.gradients import Place, climbed, differentiable, row_bytes, scored, slopes
 from interp.models.sweeps.grid import Readout
-from interp.models.sweeps.runs import Runs
+from interp.models.sweeps.runs import FIELDS, Runs
 from interp.prompts import Prompts
 from interp.sites import Site
 
-_FIELDS = {"resid_pre": "stream", "resid_mid": "mid", "resid_post": "after", "mlp_post": "neurons"}
 _LOGITS = Site("logits")
 
 Means = list[Tensor]
@@ -72,7 +71,7 @@ class FunctionLines:
             if site.name == "resid_pre":
                 stream, inside = put, None
             else:
-                stream, inside = below.repeat(count, 1, 1), {_FIELDS.get(site.name, site.name): put}
+                stream, inside = below.repeat(count, 1, 1), {FIELDS.get(site.name, site.name): put}
             places = climbed(self.base.net, stream, layer=site.layer, put=inside)
             return _by(scored(self.base, self.readout, places, self._index(rows).repeat(count)), [put])
 
@@ -83,7 +82,7 @@ class FunctionLines:
     ) -> tuple[list[Tensor], Float[Tensor, " row"]]:
         names = {site.name for site in sites}
         places = climbed(self.base.net, stream, keep_pattern="pattern" in names, keep_neurons="mlp_post" in names)
-        wanted: list[Place] = [(_FIELDS.get(site.name, site.name), site.layer) for site in sites]
+        wanted: list[Place] = [(FIELDS.get(site.name, site.name), site.layer) for site in sites]
         return [places[place] for place in wanted], scored(self.base, self.readout, places, self._index(rows))
 
     def entry(self, rows: Int[Tensor, " pair"]) -> tuple[Tensor, Tensor]:

@@ -47,15 +47,14 @@ class _Rows:
 
     def of(self, base: Float[Tensor, "prompt pos ..."]) -> Float[Tensor, "token ..."]:
         """What the base run has at these tokens."""
-        return base[self.prompt[self.row], self.column]
+        return _taken(base, self.prompt[self.row], self.column)
 
     def over(
-        self, base: Float[Tensor, "prompt pos ..."], tokens: Float[Tensor, "token ..."]
-    ) -> Float[Tensor, "row pos ..."]:
-        """Whole rows: the tokens at their columns, the base run elsewhere. In memory heads come before columns."""
-        found = base.transpose(1, 2).contiguous()[self.prompt].transpose(1, 2)
-        found[self.row, self.column] = tokens
-        return found
+        self, base: Float[Tensor, "prompt pos head d"], tokens: Float[Tensor, "token head d"]
+    ) -> Float[Tensor, "row head pos d"]:
+        """Whole rows: the tokens at their columns, the base run elsewhere."""
+        found = base.transpose(1, 2).contiguous().index_select(0, self.prompt)
+        return _put_heads(found, self.row, self.column, tokens)
 
     def spread(
         self,
@@ -66,15 +65,16 @@ class _Rows:
         """The tokens among more of their rows (and columns), the others from the base run."""
         if len(wide[0]) == len(self.row):
             return tokens
-        found = base[self.prompt[wide[0]], wide[1]]
-        own = torch.zeros(len(self.prompt), base.shape[1], dtype=torch.bool, device=base.device)
-        own[self.row, self.column] = True
-        found[own[wide]] = tokens
-        return found
+        found = _taken(base, self.prompt[wide[0]], wide[1])
+        # Both lists are in order: a token's place among more is where its number would go.
+        at, own = (row * base.shape[1] + column for row, column in (wide, (self.row, self.column)))
+        return found.index_copy_(0, torch.searchsorted(at, own), tokens)
 
     def keep(self, tokens: Bool[Tensor, " token"]) -> _Rows:
         """These tokens alone."""
-        return replace(self, row=self.row[tokens], column=self.column[tokens], stream=self.stream[tokens])
+        kept = tokens.nonzero().flatten()
+        row, column, stream = (part.index_select(0, kept) for part in (self.row, self.column, self.stream))
+        return replace(self, row=row, column=column, stream=stream)
 
 
 @dataclass(eq=False)
@@ -233,7 +233,7 @@ class _Climb:
             wide = self._spread(rows, narrow)
             if narrow:
                 kept = self._read(rows)
-                rows, x = rows.keep(kept), None if x is None else x[kept]
+                rows, x = rows.keep(kept), None if x is None else _chosen(x, kept)
             q = rows.spread(wide, heads("q", rows, x), base.q)
             rows = replace(rows, row=wide[0], column=wide[1], stream=rows.spread(wide, rows.stream, base.stream))
             if narrow:
@@ -242,23 +242,25 @@ class _Climb:
                 lowest = 0 if "pattern" in mixing or not len(rows.column) else int(rows.column.min())
                 place = rows.column - lowest
                 columns = torch.arange(lowest, self.columns, device=k.device).expand(len(k), -1)
-            table = q.new_zeros(len(k), self.net.n_heads, columns.shape[1], self.net.d_head).transpose(1, 2)
-            table[rows.row, place] = turned(q, at_columns(angles, rows.column))
+            table = q.new_zeros(len(k), self.net.n_heads, columns.shape[1], self.net.d_head)
+            _put_heads(table, rows.row, place, turned(q, at_columns(angles, rows.column)))
+            table, k, v = (part.transpose(1, 2) for part in (table, k, v))
             if "pattern" in mixing:
                 pattern = self.net.pattern(block, table, k, columns)
                 for group, hit, cell in self.plan.hits(sites["pattern"], rows.cell):
                     touched = self._touched(group, rows, hit, cell)
                     pattern[hit] = group.edit.apply(pattern[hit], touched, self.index[rows.prompt[hit]])
-                z = self.net.read(pattern, v)[rows.row, place]
+                z = self.net.read(pattern, v)
             else:
-                z = self.net.mixed(block, table, k, v, columns)[rows.row, place]
+                z = self.net.mixed(block, table, k, v, columns)
+            z = _taken_heads(z.transpose(1, 2), rows.row, place)
             if last and not narrow:
                 kept = self._read(rows)
-                rows, z = rows.keep(kept), z[kept]
+                rows, z = rows.keep(kept), _chosen(z, kept)
         z = self._edited(rows, z, sites["z"])
         kept = self._live(rows, layer, INSIDE, z, base.z)
         if kept is not None:
-            rows, z = rows.keep(kept), z[kept]
+            rows, z = rows.keep(kept), _chosen(z, kept)
         return self._middle(layer, base, rows, block.attn_out(z))
 
     def _read(self, rows: _Rows) -> Bool[Tensor, " token"]:
@@ -291,13 +293,13 @@ class _Climb:
         for group, hit, cell in self.plan.hits(site, rows.cell):
             place = torch.full((len(rows.cell),), -1, device=hit.device)
             place[hit] = torch.arange(len(hit), device=hit.device)
-            mine = place[rows.row] >= 0
-            row, column = place[rows.row[mine]], rows.column[mine]
+            row = place[rows.row]
+            mine = (row >= 0).nonzero().flatten()
+            row, column = row[mine], rows.column[mine]
             table = tokens.new_zeros(len(hit), self.columns, *tokens.shape[1:])
-            table[row, column] = tokens[mine]
+            table[row, column] = tokens.index_select(0, mine)
             new = group.edit.apply(table, self._touched(group, rows, hit, cell), self.index[rows.prompt[hit]])
-            tokens = tokens.clone()
-            tokens[mine] = new[row, column]
+            tokens = tokens.index_copy(0, mine, _taken(new, row, column))
         return tokens
 
     def _touched(self, group: Group, rows: _Rows, hit: Tensor, cell: Tensor) -> Bool[Tensor, "hit pos"]:
@@ -317,6 +319,42 @@ class _Climb:
         return rows if kept is None else rows.keep(kept)
 
 
+def _chosen(tokens: Float[Tensor, "token ..."], which: Bool[Tensor, " token"]) -> Float[Tensor, "some ..."]:
+    return tokens.index_select(0, which.nonzero().flatten())
+
+
+def _taken(
+    table: Float[Tensor, "row pos ..."], row: Int[Tensor, " token"], column: Int[Tensor, " token"]
+) -> Float[Tensor, "token ..."]:
+    """`table[row, column]`, copied token by token: two tables of indices make torch go number by number."""
+    return table.flatten(0, 1).index_select(0, row * table.shape[1] + column)
+
+
+def _taken_heads(
+    table: Float[Tensor, "row head pos d"], row: Int[Tensor, " token"], column: Int[Tensor, " token"]
+) -> Float[Tensor, "token head d"]:
+    """`table[row, :, column]`."""
+    return table.flatten(0, 2).index_select(0, _numbers(table, row, column)).unflatten(0, (len(row), -1))
+
+
+def _put_heads(
+    table: Float[Tensor, "row head pos d"],
+    row: Int[Tensor, " token"],
+    column: Int[Tensor, " token"],
+    tokens: Float[Tensor, "token head d"],
+) -> Float[Tensor, "row head pos d"]:
+    """The table, with these tokens written into it."""
+    table.view(-1, table.shape[-1]).index_copy_(0, _numbers(table, row, column), tokens.flatten(0, 1))
+    return table
+
+
+def _numbers(table: Tensor, row: Int[Tensor, " token"], column: Int[Tensor, " token"]) -> Int[Tensor, " vector"]:
+    """Where the heads of tokens stand in a table that is laid out head by head."""
+    _, heads, columns, _ = table.shape
+    here = torch.arange(0, heads * columns, columns, device=row.device)
+    return (row * (heads * columns) + column)[:, None].add(here).flatten()
+
+
 def _used_up(tables: list[_Rows]) -> Iterator[_Rows]:
     while tables:
         yield tables.pop(0)
@@ -324,13 +362,15 @@ def _used_up(tables: list[_Rows]) -> Iterator[_Rows]:
 
 def _together(tables: Sequence[_Rows]) -> _Rows:
     """Tables one under the other, without rows that have no token."""
+    if len(tables) == 1 and tables[0].begin == CLIMBING:  # only where rows begin are tokens dropped
+        return tables[0]
     offsets = torch.tensor([0, *(len(rows.cell) for rows in tables)]).cumsum(0).tolist()
     row = torch.cat([rows.row + offset for rows, offset in zip(tables, offsets, strict=False)])
     cell, prompt, column, stream = (
         getattr(tables[0], name) if len(tables) == 1 else torch.cat([getattr(rows, name) for rows in tables])
         for name in ("cell", "prompt", "column", "stream")
     )
-    left, row = row.unique(return_inverse=True)
+    left, row = row.unique_consecutive(return_inverse=True)
     return _Rows(cell[left], prompt[left], row, column, stream)
 
 

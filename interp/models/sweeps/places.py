@@ -84,15 +84,13 @@ def places(
         if at is not None:
             raise ConfigError(f"{site} has no heads or neurons; choose positions instead of at")
         chosen = tuple(range(prompts.tokens.shape[1]) if positions is None else positions)
-        prompts.table(chosen)
-        for position in chosen:
-            _check(position, prompts)
+        _check(chosen, prompts)
         return Places(sites, "position", chosen)
     if positions is not None:
         raise ConfigError(f"{site} is edited by head or neuron; choose one position with at instead of positions")
     kind = cast("Axis", sites[0].axes[unit_axis])
     if at is not None:
-        _check(at, prompts)
+        _check([at], prompts)
     count = unit_count(model, site)
     numbers = range(count) if units is None else numbers_of(units, kind)
     wrong = [number for number in numbers if not 0 <= number < count]
@@ -101,9 +99,11 @@ def places(
     return Places(sites, kind, tuple(numbers), at)
 
 
-def _check(position: Position, prompts: Prompts) -> None:
-    if not isinstance(position, str) and bool((prompts.columns(position) < 0).all()):
-        raise PromptError(f"no prompt has a token {position}: the longest has {prompts.tokens.shape[1]}")
+def _check(positions: Sequence[Position], prompts: Prompts) -> None:
+    missing = (prompts.table(positions) < 0).all(0).tolist()
+    wrong = [one for one, nowhere in zip(positions, missing, strict=True) if nowhere and not isinstance(one, str)]
+    if wrong:
+        raise PromptError(f"no prompt has a token {wrong[0]}: the longest has {prompts.tokens.shape[1]}")
 
 
 def unit_count(model: HookedTransformer, site: str) -> int:

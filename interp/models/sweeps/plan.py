@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.models.edits import Edit
+from interp.models.edits import Edit, columns_at
 from interp.prompts import Prompts
 from interp.sites import Site
 
@@ -86,7 +86,7 @@ def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, pl
     gathered: dict[tuple[Site, int, Any, tuple[bool, int]], tuple[Edit, list[int], list[int]]] = {}
     begin, end = [], []
     sets: dict[Any, int] = {}
-    masks: list[Bool[Tensor, "prompt pos"]] = []
+    places: list[Any] = []
     starts: dict[frozenset[int], int] = {}
     start = []
     for number, cell in enumerate(cells):
@@ -99,20 +99,22 @@ def plan_of(cells: Sequence[Sequence[Edit]], prompts: Prompts, n_layers: int, pl
             stages.append((site.layer, STAGES[site.name]))
             place_of = id(edit.at) if isinstance(edit.at, Tensor) else edit.at
             if place_of not in sets:
-                sets[place_of] = len(masks)
-                masks.append(edit.where(prompts))
+                sets[place_of] = len(places)
+                places.append(edit.at)
             own.add(sets[place_of])
             # Edits of one cell at one site act one after the other, those of the block below first.
             rank = edit.site == site, sum(other.site == edit.site for other in cell[:order])
             key = site, id(edit.value), edit.numbers, rank
-            same = gathered.setdefault(key, (replace(edit, at=None), [], []))
+            if key not in gathered:
+                gathered[key] = replace(edit, at=None), [], []
+            same = gathered[key]
             same[1].append(number)
             same[2].append(sets[place_of])
         start.append(starts.setdefault(frozenset(own), len(starts)))
         begin.append(min(stages))
         end.append(max(stages))
     at: dict[Site, list[tuple[tuple[bool, int], Group]]] = {}
-    every_set = torch.stack(masks).to(place)
+    every_set = columns_at(places, prompts).to(place)
     for (site, _, _, rank), (edit, numbers, which) in gathered.items():
         group = Group(edit, torch.tensor(numbers, device=place), torch.tensor(which, device=place), every_set)
         at.setdefault(site, []).append((rank, group))

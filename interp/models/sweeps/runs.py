@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.models.features import NAME
 from interp.models.load import HookedTransformer
-from interp.models.run import capture, check_memory, embedded, model_device, undisturbed
+from interp.models.run import MEMORY, capture, check_context, check_memory, gathered, model_device, undisturbed
 from interp.models.sweeps.blocks import Network, UnknownForm, network
 from interp.models.sweeps.grid import Readout, unlike
+from interp.models.sweeps.state import are_alike, found_alike, state_of
 from interp.prompts import Prompts
-from interp.sites import Site
+from interp.sites import Site, every
 from interp.tensors import Activations
 
 _LOGITS = Site("logits")
-_FIRST = Site("resid_pre", 0)
+FIELDS = {"resid_pre": "stream", "resid_mid": "mid", "resid_post": "after", "mlp_post": "neurons"}
+"""What `Layer` calls a site, where it does not bear the site's own name."""
 
 _KEPT_BYTES = (1 << 24) - (1 << 14)
 """The C library hands small freed blocks back to the system, and gets them anew page by page, until a program has once
@@ -37,49 +41,43 @@ class Runs:
     """Columns up to the last that is read: nothing after it can change what is read."""
 
     @classmethod
-    def of(
-        cls,
-        model: HookedTransformer,
-        prompts: Prompts,
-        *,
-        memory: int,
-        check: bool = True,
-        known: Activations | None = None,
-    ) -> Runs:
+    def of(cls, model: HookedTransformer, prompts: Prompts, *, memory: int, check: bool = True) -> Runs:
         """Embed the prompts. Raises UnknownForm where the network's functions do not stand for the model.
 
-        They are checked against the model's own logits of the two longest prompts. `known` may hold such logits of
-        other prompts; they serve where these are as long.
+        They are checked against the model's own logits of the two longest prompts, once for as long as the model stays
+        as it is.
         """
         check_memory(memory)
         torch.empty(_KEPT_BYTES, dtype=torch.uint8)
         found = cls._entering(network(model), model, prompts)
-        if not check:
-            return found
-        if known is None or int(known.prompts.lengths.max()) < int(prompts.lengths.max()):
-            some = prompts.lengths.argsort(descending=True)[:2]
-            logits = capture(model, prompts.take(some), [_LOGITS], memory=memory)[_LOGITS]
-            sample = found._take(some)
-        else:
-            some = known.prompts.lengths.argsort(descending=True)[:2]
-            logits = known[_LOGITS][some.to(known[_LOGITS].device)]
-            sample = cls._entering(found.net, model, known.prompts.take(some), _entry_of(known, some))
-        with undisturbed(model):
-            sample._check(logits)
+        if check:
+            found._check(model, memory)
         return found
 
     @classmethod
-    def _entering(
-        cls,
-        net: Network,
-        model: HookedTransformer,
-        prompts: Prompts,
-        entry: Float[Tensor, "prompt pos d_model"] | None = None,
-    ) -> Runs:
+    def _entering(cls, net: Network, model: HookedTransformer, prompts: Prompts) -> Runs:
         here = model_device(model)
         ends = torch.minimum(prompts.lengths, prompts.reads.amax(1) + 1).clamp(min=1)
-        entry = embedded(model, prompts) if entry is None else entry.to(here)
+        with torch.inference_mode():
+            entry = net.embed(prompts.tokens.to(here)).masked_fill_(~prompts.mask[..., None].to(here), 0.0)
         return cls(net, prompts, entry, prompts.reads.to(here), ends.to(here))
+
+    def kept(
+        self, sites: Sequence[Site], prompts: Int[Tensor, " row"], columns: int
+    ) -> dict[Site, Float[Tensor, "row ..."]]:
+        """What stands at the sites on the way up, and the logits where asked for."""
+        index = prompts.to(self.entry.device)
+        stream, found = self.entry[index, :columns], {}
+        for layer, block in enumerate(self.net.blocks):
+            here = [site for site in sites if site.layer == layer]
+            names = {site.name for site in here}
+            one = self.net.layer(block, stream, keep_pattern="pattern" in names, keep_neurons="mlp_post" in names)
+            found |= {site: getattr(one, FIELDS.get(site.name, site.name)) for site in here}
+            stream = one.after
+        if _LOGITS in sites:
+            absent = (self.reads[index] < 0)[..., None]
+            found[_LOGITS] = self.net.logits(self.at_reads(stream, index)).masked_fill_(absent, torch.nan)
+        return found
 
     def scores(
         self, readout: Readout, at_reads: Float[Tensor, "row read d_model"], prompts: Int[Tensor, " row"]
@@ -103,26 +101,34 @@ class Runs:
         rows = torch.arange(len(stream), device=stream.device)[:, None]
         return stream[rows, self.reads[prompts].clamp(min=0)]
 
-    def _take(self, some: Int[Tensor, " prompt"]) -> Runs:
-        here = some.to(self.entry.device)
-        return Runs(self.net, self.prompts.take(some), self.entry[here], self.reads[here], self.ends[here])
-
-    def _check(self, wanted: Float[Tensor, "prompt read vocab"]) -> None:
-        """Whether the functions give the model's own logits."""
-        stream = self.entry
-        for block in self.net.blocks:
-            stream = self.net.layer(block, stream).after
-        absent = (self.reads < 0)[..., None]
-        every = torch.arange(len(stream), device=stream.device)
-        found = self.net.logits(self.at_reads(stream, every)).masked_fill(absent, torch.nan)
-        if unlike(found, wanted.to(found.device).masked_fill(absent, torch.nan)):
-            raise UnknownForm("its functions do not give the model's own logits")
+    def _check(self, model: HookedTransformer, memory: int) -> None:
+        """Whether the functions give the model's own logits. Raises UnknownForm."""
+        state, longest = state_of(model), int(self.prompts.lengths.max())
+        if are_alike(model, state, longest):
+            return
+        some = self.prompts.lengths.argsort(descending=True)[:2]
+        wanted = capture(model, self.prompts.take(some), [_LOGITS], memory=memory)[_LOGITS]
+        with undisturbed(model):
+            if unlike(self.kept([_LOGITS], some, longest)[_LOGITS], wanted):
+                raise UnknownForm("its functions do not give the model's own logits")
+        found_alike(model, state, longest)
 
 
-def _entry_of(known: Activations, some: Int[Tensor, " prompt"]) -> Float[Tensor, "prompt pos d_model"] | None:
-    """What enters the first block, where that was captured; as wide as the longest of these prompts."""
-    if _FIRST not in known.tensors:
-        return None
-    whole = known[_FIRST]
-    width = int(known.prompts.lengths[some].max())
-    return whole[some.to(whole.device), :width].nan_to_num()
+def unedited(
+    model: HookedTransformer, prompts: Prompts, sites: Sequence[str | Site], *, memory: int = MEMORY
+) -> Activations:
+    """What the model computes at some sites: `capture`, by the network's functions where these stand for the model."""
+    wanted = every(sites, int(model.cfg.n_layers))
+    check_context(model, prompts)
+    try:
+        if any(site.name == NAME for site in wanted):
+            raise UnknownForm("features are read through the bridge")
+        runs = Runs.of(model, prompts, memory=memory)
+    except UnknownForm:
+        return capture(model, prompts, wanted, memory=memory)
+
+    def run(rows: Int[Tensor, " row"], span: int) -> dict[Site, Tensor]:
+        with undisturbed(model):
+            return runs.kept(wanted, rows, span)
+
+    return gathered(model, prompts, wanted, run, memory=memory)
