@@ -26,7 +26,7 @@ from interp.models.edits import Add, Copy, Edit, ProjectOut
 from interp.models.generation import generate
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY, capture
-from interp.models.sweeps import Edits, Readout, sweep
+from interp.models.sweeps import Edits, Readout, sweep, unedited
 from interp.prompts import Position, Prompts
 from interp.results import grid_frame
 from interp.sites import Site
@@ -283,7 +283,7 @@ class _Grid:
         return made
 
     def copies(self, source: Prompts) -> list[list[Edit]]:
-        there = capture(self.model, source, list(self.sites), memory=self.memory)
+        there = unedited(self.model, source, list(self.sites), memory=self.memory)
         places = [(site, offset_name(offset)) for site in self.sites for offset in range(self.n_offsets)]
         return [[Edit(site, Copy(there), at=place)] for site, place in places]
 

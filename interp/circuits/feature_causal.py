@@ -28,11 +28,12 @@ from interp.evidence import Claim
 from interp.metrics import Metric, Targets, logit_diff
 from interp.models.directions import Direction
 from interp.models.edits import Add, Edit, Zero
+from interp.models.harvest import harvest
 from interp.models.load import HookedTransformer
-from interp.models.run import MEMORY, capture
+from interp.models.run import MEMORY
 from interp.models.sweeps import Edits, Readout, sweep
 from interp.prompts import Prompts
-from interp.sites import Site
+from interp.sites import Site, every
 
 Way = Literal["ablation", "boost", "direction"]
 Set = tuple[int, ...]
@@ -262,21 +263,29 @@ def refusal_direction(
     prompts most; of the first four fifths of the layers, as in its source, for at the last it is the answer itself."""
     first = prompts.reading(prompts.read_names[:1])
     n_layers = int(model.cfg.n_layers)
-    candidates = []
-    for layer in range(max(1, int(0.8 * n_layers))):
-        site, sides = Site("resid_post", layer), []
-        for rows in (harmful, harmless):
-            some = first.take(rows)
-            kept = capture(model, some, [site], memory=memory)[site]
-            sides.append(kept[torch.arange(len(some)), some.reads[:, 0].to(kept.device)].mean(0))
-        if float((sides[0] - sides[1]).norm()) > 0:
-            candidates.append(Direction(site, sides[0] - sides[1], f"the refusal direction of layer {layer}"))
+    sites = every(["resid_post"], n_layers, range(max(1, int(0.8 * n_layers))))
+    sides = [_mean_at_answer(model, first.take(rows), sites, memory) for rows in (harmful, harmless)]
+    candidates = [
+        Direction(site, one - other, f"the refusal direction of layer {site.layer}")
+        for site, one, other in zip(sites, *sides, strict=True)
+        if float((one - other).norm()) > 0
+    ]
     if not candidates:
         raise ConfigError("harmful and harmless prompts do not differ at the answer position below the last layer")
     some = first.take(harmful)
     cells = [everywhere(one, n_layers) for one in candidates]
     found = sweep(model, Edits(some, cells), Readout((logit_diff,), _targets(some, refuse, comply)), memory=memory)
     return candidates[int(found.values[..., 0].mean(0).argmin())]
+
+
+def _mean_at_answer(
+    model: HookedTransformer, prompts: Prompts, sites: Sequence[Site], memory: int
+) -> Float[Tensor, "site d_model"]:
+    total = 0.0
+    for part in harvest(model, prompts, sites, memory=memory):
+        rows, columns = torch.arange(len(part.prompts)), part.prompts.reads[:, 0]
+        total = total + torch.stack([part[site][rows, columns.to(part[site].device)].sum(0) for site in sites])
+    return torch.as_tensor(total) / len(prompts)
 
 
 def everywhere(direction: Direction, n_layers: int) -> list[Edit]:

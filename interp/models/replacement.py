@@ -17,7 +17,8 @@ from torch import Tensor
 from interp.errors import ConfigError, PromptError
 from interp.models.edits import Copy, Edit, Value, Zero
 from interp.models.load import HookedTransformer
-from interp.models.run import MEMORY, capture
+from interp.models.run import MEMORY
+from interp.models.sweeps import unedited
 from interp.prompts import Prompts
 from interp.sites import Site
 from interp.tensors import Activations
@@ -46,12 +47,12 @@ def replacement(
         rows = prompts.partners(seed)
         if bool((rows < 0).all()):
             raise PromptError("no two prompts have the same layout, so there is nothing to resample from; use zero")
-        return Copy(capture(model, prompts, sites, memory=memory), rows.clamp(min=0)), rows < 0
+        return Copy(unedited(model, prompts, sites, memory=memory), rows.clamp(min=0)), rows < 0
     layout = prompts.layout
     missing = torch.bincount(layout)[layout] < 2
     if bool(missing.all()):
         raise PromptError("no two prompts have the same layout, so there is no mean to write; use zero")
-    kept = capture(model, prompts, sites, memory=memory)
+    kept = unedited(model, prompts, sites, memory=memory)
     means = {site: _mean_of_others(kept[site], layout) for site in sites}
     return Copy(Activations(prompts, means, kept.n_layers)), missing
 

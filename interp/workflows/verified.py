@@ -21,8 +21,8 @@ from interp.estimates import Estimate, proportion, rank_correlation, ratio
 from interp.metrics import Metric
 from interp.models.edits import Copy
 from interp.models.load import HookedTransformer
-from interp.models.run import MEMORY, capture
-from interp.models.sweeps import Edits, Readout, places, sweep
+from interp.models.run import MEMORY
+from interp.models.sweeps import Edits, Readout, places, sweep, unedited
 from interp.models.sweeps.circuits import Replacements
 from interp.prompts import Position, PromptPairs, Prompts
 
@@ -163,7 +163,7 @@ def _patched(
         model, base, attribution.site, layers=attribution.layers, positions=columns if by_position else None,
         units=None if by_position else [int(one) for one in columns], at=at,
     )  # fmt: skip
-    copy = Copy(capture(model, source, list(grid.sites), memory=memory))
+    copy = Copy(unedited(model, source, list(grid.sites), memory=memory))
     where = [divmod(place, len(grid.columns)) for place in picked.tolist()]
     cells = [[grid.edit(grid.sites[layer], grid.columns[column], copy)] for layer, column in where]
     found = sweep(model, Edits(base, cells), readout, memory=memory, progress=progress)
