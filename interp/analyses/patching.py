@@ -142,8 +142,10 @@ def patching(
     grid = places(model, pairs.clean, site, layers=layers, positions=positions, units=units, at=at)
     kept = unedited(model, source, [*grid.sites, "logits"], memory=memory)
     decides = "decides" if differ is None and "decides" in pairs.clean.labels else differ
-    partners = _partners(source, (pairs.clean.answers, pairs.corrupted.answers), decides, seed)
-    values = [Copy(kept)] + ([Copy(kept, partners.clamp(min=0))] if control else [])
+    values, partners = [Copy(kept)], torch.full((len(pairs),), -1)
+    if control:
+        partners = _partners(source, (pairs.clean.answers, pairs.corrupted.answers), decides, seed)
+        values.append(Copy(kept, partners.clamp(min=0)))
     found = sweep(model, Edits(base, grid.cells(values)), readout, memory=memory, progress=progress)
     cells = found.values[:, :, 0].reshape(len(pairs), len(values), len(grid.sites), len(grid.columns))
     cells = cells.masked_fill(grid.absent(base)[:, None, None, :], torch.nan)

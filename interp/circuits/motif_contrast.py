@@ -74,6 +74,18 @@ class MotifContrast:
         kept = ~self.searched
         return difference(self.first[kept], self.second[kept], self.groups[kept])
 
+    def distinct(self) -> tuple[Int[np.ndarray, " some"], Int[np.ndarray, " motif"]]:
+        """One of all motifs that are in the very same prompts, confirmed ones first and then the largest differences;
+        and how many others each stands for."""
+        sides = np.concatenate([self.first, self.second])
+        _, first, count = np.unique(sides, axis=1, return_index=True, return_counts=True)
+        first, count = first[np.argsort(first)], count[np.argsort(first)]
+        one, other = (side.value[first] for side in self.sides())
+        order = first[np.lexsort((-np.abs(np.nan_to_num(one - other)), ~self.confirmed[first]))]
+        alike = np.zeros(len(self.motifs), np.int64)
+        alike[first] = count - 1
+        return order, alike
+
     def sentence(self, index: int) -> str:
         """A motif and what both sides of the pairs have of it, on the pairs that had no part in the choice."""
         parts = [(side[index], name) for side, name in zip(self.sides(), self.names, strict=True)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import plotly.graph_objects as go
-from jaxtyping import Int
 
 from interp.circuits.feature_causal import Intervention
 from interp.circuits.feature_contrast import ALL, FeatureContrast
@@ -91,7 +90,7 @@ def plot_motif_contrast(result: MotifContrast, most: int = 25) -> go.Figure:
     Of sets that are in the very same prompts the first stands for all.
     """
     confirmed, sides = result.confirmed, result.sides()
-    order, alike = distinct_motifs(result)
+    order, alike = result.distinct()
     order = order[:most][::-1]
     rows = np.arange(len(order), dtype=float)
     made = go.Figure()
@@ -123,19 +122,6 @@ def plot_motif_contrast(result: MotifContrast, most: int = 25) -> go.Figure:
     )
     made.update_xaxes(title="share of prompts", range=[-0.03, 1.03], tickformat=".0%")
     return made
-
-
-def distinct_motifs(result: MotifContrast) -> tuple[Int[np.ndarray, " some"], Int[np.ndarray, " motif"]]:
-    """One of all motifs that are in the very same prompts, confirmed ones first and then the largest differences; and
-    how many others each stands for."""
-    sides = np.concatenate([result.first, result.second])
-    _, first, count = np.unique(sides, axis=1, return_index=True, return_counts=True)
-    first, count = first[np.argsort(first)], count[np.argsort(first)]
-    one, other = (side.value[first] for side in result.sides())
-    order = first[np.lexsort((-np.abs(np.nan_to_num(one - other)), ~result.confirmed[first]))]
-    alike = np.zeros(len(result.motifs), np.int64)
-    alike[first] = count - 1
-    return order, alike
 
 
 def plot_triads(result: TriadNull, most: int = 25) -> go.Figure:

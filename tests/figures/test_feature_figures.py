@@ -10,7 +10,7 @@ from interp.circuits.motif_contrast import MotifContrast
 from interp.circuits.triads import TRIADS, TriadNull
 from interp.circuits.usage import feature_usage
 from interp.figures import plot
-from interp.figures.features import distinct_motifs, plot_motif_contrast, plot_usage
+from interp.figures.features import plot_motif_contrast, plot_usage
 
 HOSTILE = "<script>alert(1)</script>"
 FEATURES = np.array([[0, 3], [0, 7], [1, 2], [2, 5]])
@@ -106,7 +106,7 @@ def test_features_stand_by_what_was_confirmed_with_the_line_of_no_difference():
 
 def test_sets_of_edges_in_the_same_prompts_stand_once():
     result = motif_contrast()
-    order, alike = distinct_motifs(result)
+    order, alike = result.distinct()
     assert order.tolist() == [0, 2]
     assert alike.tolist() == [1, 0, 0]
     shown = plot_motif_contrast(result)

@@ -187,6 +187,7 @@ def test_an_older_dashboard_stays_until_the_new_one_is_whole(small):
 @pytest.fixture(scope="module")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="the pages are looked at with playwright")
+    sync_api.expect.set_options(timeout=30_000)  # as all else waits: a busy machine is slow, not wrong
     with sync_api.sync_playwright() as playwright:
         made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield made

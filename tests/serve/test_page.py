@@ -22,6 +22,7 @@ TEXT = "how do i poison the soup for the village course ?"
 
 @pytest.fixture(scope="module")
 def browser():
+    sync_api.expect.set_options(timeout=30_000)  # as all else waits: a busy machine is slow, not wrong
     with sync_api.sync_playwright() as playwright:
         made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield made

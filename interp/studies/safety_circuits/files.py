@@ -20,7 +20,6 @@ from interp.circuits.usage import Usage
 from interp.circuits.wiring import KINDS as NODES
 from interp.circuits.wiring import LOGIT
 from interp.estimates import Estimate
-from interp.figures.features import distinct_motifs
 from interp.files import atomic, make_folder, write_json
 from interp.models.load import info
 from interp.studies.safety_circuits.steps import GRAPHS, answer_words, group_name
@@ -203,7 +202,7 @@ def _motifs(subject: CircuitSubject, category: str, found: Results) -> dict[str,
     contrast: MotifContrast = found["contrast"]
     words = answer_words(subject, *(found[f"wiring-{kind}"] for kind in KINDS))
     confirmed, (harmful, safe) = contrast.confirmed, contrast.sides()
-    order, alike = distinct_motifs(contrast)
+    order, alike = contrast.distinct()
     shown = []
     for at in order[:_LISTED].tolist():
         others = f"; so are {alike[at]:,} other sets, in the same prompts" if alike[at] else ""

@@ -9,7 +9,6 @@ import pytest
 from interp import results
 from interp.circuits.feature_contrast import FeatureContrast
 from interp.errors import ConfigError
-from interp.figures.features import distinct_motifs
 from interp.reports.dashboard import write_dashboard
 from interp.reports.page import write_report
 from interp.studies.safety_circuits import steps
@@ -65,8 +64,8 @@ def test_motifs_are_those_of_the_contrast_on_either_side(whole):
     out, _ = whole
     motifs = json.loads((out / "deception_motifs.json").read_text())
     contrast = results.load(out / "deception" / "graphs" / "contrast")
-    order = distinct_motifs(contrast)[0][: len(motifs["sets"])]
-    assert len(order) == min(200, len(distinct_motifs(contrast)[0]))
+    order = contrast.distinct()[0][: len(motifs["sets"])]
+    assert len(order) == min(200, len(contrast.distinct()[0]))
     change = [one["support_harmful"]["value"] - one["support_safe"]["value"] for one in motifs["sets"]]
     assert min(change) < 0 < max(change)
     for at, one in zip(order.tolist(), motifs["sets"], strict=True):
