@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from benchmarks.figures import paper
 from interp.estimates import Estimate
-from interp.figures.features import distinct_motifs, plot_triads
+from interp.figures.features import plot_triads
 from interp.figures.theme import MARKERS, PALETTE, safe
 
 SETS, TRIADS = 11, 12
@@ -27,7 +27,7 @@ def figure(reports: Path) -> go.Figure:
         ["sets of edges on both sides", "three nodes, beside rewired graphs"], columns=2, height=4.4 * paper.INCH,
         horizontal_spacing=0.36,
     )  # fmt: skip
-    order, alike = distinct_motifs(contrast)
+    order, alike = contrast.distinct()
     order = order[:SETS]
     for number, (name, side) in enumerate(zip(contrast.names, contrast.sides(), strict=True)):
         made.add_trace(_across(side[order], name, number), row=1, col=1)
