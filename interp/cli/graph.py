@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from interp.cli.options import Device, Threads, use_threads
 from interp.errors import ConfigError, ModelError
 
 
@@ -26,8 +27,8 @@ def graph_command(
     max_feature_nodes: Annotated[int, typer.Option(min=1, help="Features kept; others join the errors.")] = 5000,
     nodes: Annotated[float, typer.Option(help="Share of influence whose nodes the JSON keeps.")] = 0.8,
     edges: Annotated[float, typer.Option(help="Share of influence whose edges the JSON keeps.")] = 0.98,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU if any.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of torch.")] = None,
+    device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Which features, tokens and errors make the answer to a prompt, and through which edges?
 
@@ -39,10 +40,7 @@ def graph_command(
     model = model or named_model or ""
     if not (0 < nodes <= 1 and 0 < edges <= 1):
         raise ConfigError(f"--nodes and --edges are shares above 0 and at most 1, not {nodes} and {edges}")
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     from interp.circuits.checks import check_graph
     from interp.circuits.export import neuronpedia
     from interp.circuits.formats import load_transcoders

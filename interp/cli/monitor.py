@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from interp.cli.options import Device, Quiet, Threads, use_threads
 from interp.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -42,19 +43,16 @@ def monitor_command(
     safe: Annotated[str | None, typer.Option(help='The answer that means safe, as it follows: " safe".')] = None,
     unsafe: Annotated[str | None, typer.Option(help='The answer that means unsafe, as it follows: " unsafe".')] = None,
     visualize: Annotated[bool, typer.Option("--visualize", help="Also pages for every snapshot.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU if any.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of torch.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
+    device: Device = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
 ) -> None:
     """What a safety judge learned when: its checkpoints, asked the same texts, in one page.
 
     Checkpoints are taken in the order of the steps in their names (step-00050, checkpoint-500), else as given. For a
     folder that a recorder has written to, also while the training runs, the page alone is made anew.
     """
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     from interp.monitoring.records import is_recording
 
     if len(checkpoints) == 1 and is_recording(checkpoints[0]):

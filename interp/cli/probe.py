@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from interp.cli.options import Device, Threads, use_threads
 from interp.errors import ConfigError
 
 
@@ -22,8 +23,8 @@ def probe_command(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write what the page would show for --text (.html, .json), and end.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default a GPU if any.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of torch.")] = None,
+    device: Device = None,
+    threads: Threads = None,
 ) -> None:
     """Type a prompt and see a safety judge's verdict, and why, while you type.
 
@@ -34,10 +35,7 @@ def probe_command(
         raise ConfigError("--out needs the prompt; give it with --text")
     if out is not None and out.suffix not in (".html", ".json"):
         raise ConfigError(f"--out writes .html or .json, not {out.name}; choose one of them")
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
+    use_threads(threads)
     from interp.files import write_json, write_text
     from interp.models.judge import load_judge
     from interp.serve.snapshot import page

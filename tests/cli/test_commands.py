@@ -164,7 +164,7 @@ def test_examples_take_several_values(monkeypatch, words):
     monkeypatch.setattr(
         "interp.studies.catalogue.analysis", lambda model, settings, **_: taken.append((model, settings))
     )
-    monkeypatch.setattr(app, "_finish", lambda build, *_: build())
+    monkeypatch.setattr("interp.cli.analyze.finish", lambda build, *_: build())
     with pytest.raises(SystemExit) as stop:
         app.run(["analyze", "arithmetic-add3", *words, "--out", "out"])
     assert not stop.value.code
@@ -178,7 +178,7 @@ def test_only_and_all_choose_the_analyses(monkeypatch, place):
     taken = []
     monkeypatch.chdir(place)
     monkeypatch.setattr("interp.studies.catalogue.analysis", lambda model, settings, **_: taken.append(settings))
-    monkeypatch.setattr(app, "_finish", lambda build, *_: build())
+    monkeypatch.setattr("interp.cli.analyze.finish", lambda build, *_: build())
     for words in ([], ["--only", "patching, attention"], ["--all"]):
         with pytest.raises(SystemExit):
             app.run(["analyze", "arithmetic-add3", "--config", "settings.yaml", "--out", "out", *words])
