@@ -114,9 +114,10 @@ def edge_attribution(
     check_context(model, base)
     readout.check(model, base)
     try:
-        runs = _Sides(Runs.of(model, base, memory=memory), Runs.of(model, source, memory=memory, check=False), readout)
+        own = Runs.of(model, base, memory=memory)
     except UnknownForm as error:
         raise ModelError(f"the edges of {info(model).name} cannot be told apart: {error}") from None
+    runs = _Sides(own, Runs.of(model, source, memory=memory, like=own), readout)
     sign = 1.0 if direction == "denoising" else -1.0
     graph = Graph.of(runs.base.net)
     values = torch.full((len(pairs), len(graph.edges)), torch.nan)

@@ -26,7 +26,7 @@ from interp.metrics import Metric
 from interp.models.edits import Copy
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY
-from interp.models.sweeps import Axis, Edits, Readout, places, sweep, unedited
+from interp.models.sweeps import Axis, Edits, Readout, places, runs_of, sweep, unedited
 from interp.prompts import PatchDirection, Position, PromptPairs, Prompts
 from interp.results import grid_frame
 
@@ -140,13 +140,16 @@ def patching(
     readout = Readout.of(pairs, [metric])
     chosen = readout.metrics[0]
     grid = places(model, pairs.clean, site, layers=layers, positions=positions, units=units, at=at)
-    kept = unedited(model, source, [*grid.sites, "logits"], memory=memory)
+    runs = runs_of(model, source, memory=memory)
+    kept = unedited(model, source, [*grid.sites, "logits"], memory=memory, runs=runs)
     decides = "decides" if differ is None and "decides" in pairs.clean.labels else differ
+    if decides is not None:
+        source.coded(decides)
     values, partners = [Copy(kept)], torch.full((len(pairs),), -1)
     if control:
         partners = _partners(source, (pairs.clean.answers, pairs.corrupted.answers), decides, seed)
         values.append(Copy(kept, partners.clamp(min=0)))
-    found = sweep(model, Edits(base, grid.cells(values)), readout, memory=memory, progress=progress)
+    found = sweep(model, Edits(base, grid.cells(values)), readout, memory=memory, like=runs, progress=progress)
     cells = found.values[:, :, 0].reshape(len(pairs), len(values), len(grid.sites), len(grid.columns))
     cells = cells.masked_fill(grid.absent(base)[:, None, None, :], torch.nan)
     again = readout.score(kept["logits"], torch.arange(len(pairs), device=kept["logits"].device))[:, 0].cpu()

@@ -281,11 +281,11 @@ def refusal_direction(
 def _mean_at_answer(
     model: HookedTransformer, prompts: Prompts, sites: Sequence[Site], memory: int
 ) -> Float[Tensor, "site d_model"]:
-    total = 0.0
-    for part in harvest(model, prompts, sites, memory=memory):
+    total = torch.zeros(len(sites), int(model.cfg.d_model), dtype=torch.float64)
+    for part in harvest(model, prompts, sites, memory=memory, device="cpu"):
         rows, columns = torch.arange(len(part.prompts)), part.prompts.reads[:, 0]
-        total = total + torch.stack([part[site][rows, columns.to(part[site].device)].sum(0) for site in sites])
-    return torch.as_tensor(total) / len(prompts)
+        total += torch.stack([part[site][rows, columns].double().sum(0) for site in sites])
+    return (total / len(prompts)).float()
 
 
 def everywhere(direction: Direction, n_layers: int) -> list[Edit]:

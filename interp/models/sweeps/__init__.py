@@ -17,10 +17,10 @@ from interp.models.sweeps.generic import generic_sweep
 from interp.models.sweeps.grid import Edits, Readout, Sweep
 from interp.models.sweeps.packed import packed_sweep
 from interp.models.sweeps.places import Axis, Places, places, unit_count
-from interp.models.sweeps.runs import Runs, unedited
+from interp.models.sweeps.runs import Runs, runs_of, unedited
 from interp.sites import every
 
-__all__ = ["Axis", "Edits", "Places", "Readout", "Sweep", "places", "sweep", "unedited", "unit_count"]
+__all__ = ["Axis", "Edits", "Places", "Readout", "Sweep", "places", "runs_of", "sweep", "unedited", "unit_count"]
 
 Path = Literal["auto", "packed", "generic"]
 
@@ -32,6 +32,7 @@ def sweep(
     *,
     memory: int = MEMORY,
     path: Path = "auto",
+    like: Runs | None = None,
     progress: bool = False,
 ) -> Sweep:
     """Score every prompt under every cell of `edits`.
@@ -39,7 +40,8 @@ def sweep(
     Each cell is a full forward pass in meaning: the values equal those of a plain loop over cells to 1e-5 (float32).
     `path` is how: "packed" computes only what an edit changes and knows the GPT-2, Llama (Mistral, Qwen2) and Gemma-2
     forms, "generic" runs the bridge from the edited block on and serves every architecture; "auto" takes the first
-    where its logits are the model's own. The result says which it was, and why.
+    where its logits are the model's own. The result says which it was, and why. `like` are runs that the model made
+    just before; then it is not looked at anew.
 
     Working memory is bounded by `memory` bytes beside the model and the base run's residual stream.
     """
@@ -58,7 +60,7 @@ def sweep(
             if any(edit.site.name == NAME for cell in edits.cells for edit in cell):
                 raise UnknownForm("features are read and changed through the bridge")
             with undisturbed(model):
-                runs = Runs.of(model, edits.prompts, memory=memory)
+                runs = Runs.of(model, edits.prompts, memory=memory, like=like)
                 found = packed_sweep(runs, edits, readout, memory=memory, progress=progress)
         except UnknownForm as error:
             if path == "packed":

@@ -37,7 +37,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
     In float32 on a CPU as x times a sigmoid, the same function in half of the time that torch's own takes there.
     """
-    if torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu":
+    if not torch.is_inference_mode_enabled() or x.dtype != torch.float32 or x.device.type != "cpu":
         return F.gelu(x, approximate="tanh")
     inner = torch.addcmul(x.new_full((), _SLOPE), x, x, value=0.044715 * _SLOPE)
     return inner.mul_(x).sigmoid_().mul_(x)
@@ -52,6 +52,8 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 _LONG = 32
 """Keys from which on a pattern is not written down if nobody asks for it."""
+_FEW = 32
+"""Whole prompts of which even a short pattern is not: its parts are small, and many."""
 _TOKENS_AT_ONCE = 1024
 """Tokens whose neurons are held at once."""
 
@@ -118,6 +120,10 @@ class Layer:
     neurons: Float[Tensor, "prompt pos neuron"] | None
     mlp_out: Float[Tensor, "prompt pos d_model"]
     after: Float[Tensor, "prompt pos d_model"]
+
+
+FIELDS = {"resid_pre": "stream", "resid_mid": "mid", "resid_post": "after", "mlp_post": "neurons"}
+"""What `Layer` calls a site, where it does not bear the site's own name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +283,8 @@ class Network:
         if block.cap is not None:
             scores = block.cap * torch.tanh(scores / block.cap)
         hidden = ~_visible(block, columns, k.shape[1])
-        return scores.masked_fill_(hidden, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype)
+        bias = torch.zeros(hidden.shape, dtype=scores.dtype, device=hidden.device).masked_fill_(hidden, -torch.inf)
+        return scores.add_(bias).softmax(-1, dtype=torch.float32).to(q.dtype)
 
     def mixed(
         self,
@@ -288,7 +295,8 @@ class Network:
         columns: Int[Tensor, "row query"],
     ) -> Float[Tensor, "row query head d_head"]:
         """z; on long prompts without its pattern, which would take longer to write down than to use."""
-        if k.shape[1] < _LONG or block.cap is not None or q.dtype != torch.float32:
+        whole = len(q) <= _FEW and columns.shape[1] == k.shape[1] and columns.stride(0) == 0
+        if (k.shape[1] < _LONG and not whole) or block.cap is not None or q.dtype != torch.float32:
             return self.read(self.pattern(block, q, k, columns), v)
         seen = _visible(block, columns, k.shape[1])
         parts = (part.transpose(1, 2) for part in (q, k, v))
@@ -324,8 +332,9 @@ class Network:
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
-def _visible(block: Block, columns: Int[Tensor, "row query"], keys: int) -> Bool[Tensor, "row one query key"]:
-    """Which keys each query sees."""
+def _visible(block: Block, columns: Int[Tensor, "row query"], keys: int) -> Bool[Tensor, "#row one query key"]:
+    """Which keys each query sees; one row for all where all have the same columns."""
+    columns = columns[:1] if columns.stride(0) == 0 else columns
     distance = columns.clamp(min=0)[:, None, :, None] - torch.arange(keys, device=columns.device)
     return (distance >= 0) if block.window is None else (distance >= 0) & (distance < block.window)
 
@@ -385,7 +394,12 @@ def _embedding(model: Any) -> Map:
     if places is None:
         return words
     table = _core(places).weight.detach()
-    return lambda tokens: words(tokens) + table[: tokens.shape[1]]
+
+    def made(tokens: Tensor) -> Tensor:
+        here = torch.arange(tokens.shape[1], device=table.device).clamp(max=len(table) - 1)  # of padding, perhaps
+        return words(tokens) + table[here]
+
+    return made
 
 
 def _block(block: Any, act: Map) -> Block:

@@ -201,7 +201,7 @@ class Replacements:
         other = None
         if kind == "counterfactual":
             check_context(model, source)
-            other = Runs.of(model, source, memory=memory, check=False)
+            other = Runs.of(model, source, memory=memory, like=runs)
         partner = base.partners(seed) if kind == "resample" else None
         found = cls(model, runs, readout, kind, other, partner, memory)
         if bool(found.missing.all()):

@@ -20,7 +20,7 @@ from interp.models.edits import Edit, Zero
 from interp.models.features import NAME
 from interp.models.load import HookedTransformer
 from interp.models.run import Change, batch_rows, capture, forward, model_device, numbers, read_columns
-from interp.models.sweeps.grid import Edits, Readout, Sweep, changed, start_layer, unlike
+from interp.models.sweeps.grid import Edits, Readout, Sweep, changed, longest_read, start_layer, unlike
 from interp.models.sweeps.touched import only_at, put_back
 from interp.prompts import Prompts
 from interp.sites import Site
@@ -97,7 +97,7 @@ def _cannot_enter(
     stream: Float[Tensor, "prompt pos d_model"],
 ) -> str:
     """Why the model cannot be entered at a block above the first; empty where it can, shown on the longest prompts."""
-    some = _longest(prompts)
+    some = longest_read(prompts)
     wanted = logits[some.to(logits.device)]
     try:
         found = forward(
@@ -122,7 +122,7 @@ def _cannot_spare(
 
     Tried with an edit in the middle of the longest prompts, from the lowest block on.
     """
-    some, layer = _longest(prompts), min(streams)
+    some, layer = longest_read(prompts), min(streams)
     middle = int(_columns_needed(prompts)[some].min()) // 2
     cells = [[Edit(Site("resid_pre", layer), Zero(), at=middle)]]
     whole = _batch(model, prompts, cells, [0], some, layer, streams, spares=False)
@@ -131,10 +131,6 @@ def _cannot_spare(
     except Exception as error:  # whatever the architecture makes of it, all columns still serve
         return f"MLPs on all columns (they refuse some alone: {type(error).__name__})"
     return "MLPs on all columns (logits without them are not the model's)" if unlike(found, whole) else ""
-
-
-def _longest(prompts: Prompts) -> Int[Tensor, " prompt"]:
-    return prompts.lengths.argsort(descending=True)[:2]
 
 
 def _unchanged(

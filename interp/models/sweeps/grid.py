@@ -114,22 +114,28 @@ def start_layer(cell: Sequence[Edit], n_layers: int) -> int:
     return min(min(e.site.layer + 1, n_layers - 1) if e.site.name == "resid_post" else e.site.layer for e in cell)
 
 
+def longest_read(prompts: Prompts) -> Int[Tensor, " prompt"]:
+    """The two longest prompts of those that are read: what is tried out is tried on them."""
+    read = (prompts.reads >= 0).any(1).nonzero().flatten()
+    return read[prompts.lengths[read].argsort(descending=True)[:2]]
+
+
 def unlike(found: Float[Tensor, "row read vocab"], wanted: Float[Tensor, "row read vocab"]) -> bool:
     """Whether logits made in another way are not the model's own, beyond rounding."""
     spread = float((wanted - wanted.mean(-1, keepdim=True)).nan_to_num().abs().max())
     tolerance = 1e-4 if wanted.dtype in (torch.float32, torch.float64) else 5e-2
     apart = (found.float() - wanted.float()).nan_to_num(posinf=torch.inf, neginf=torch.inf).abs().max()
-    return not float(apart) <= tolerance * max(1.0, spread)
+    return not torch.equal(found.isnan(), wanted.isnan()) or not float(apart) <= tolerance * max(1.0, spread)
 
 
 def changed(tokens: Float[Tensor, "token ..."], base: Float[Tensor, "token ..."]) -> Bool[Tensor, " token"]:
     """Which tokens differ from the base run's."""
     apart, size = (part.flatten(1).abs() for part in (tokens - base, base))
-    # Some few dimensions of a stream can be a thousand times as large as all others: they hide nothing here.
     unit = _ROUNDING.get(tokens.dtype, 0) * torch.finfo(tokens.dtype).eps
-    found = (apart > unit * (size + size.amax(1, keepdim=True))).any(1)
+    found = (apart > unit * (size + size.amax(1, keepdim=True))).any(1)  # sure, and most are
     left = (~found).nonzero().flatten()
     if len(left):
         apart, size = apart[left], size[left]
+        # Some few dimensions of a stream can be a thousand times as large as all others: they hide nothing here.
         found[left] = ~(apart <= unit * (size + size.median(1, keepdim=True).values)).all(1)
     return found

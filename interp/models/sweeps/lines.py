@@ -17,10 +17,10 @@ from torch import Tensor
 from interp.models.features import NAME
 from interp.models.load import HookedTransformer
 from interp.models.run import Change, batch_rows, check_memory, embedded, forward, numbers
-from interp.models.sweeps.blocks import UnknownForm
+from interp.models.sweeps.blocks import FIELDS, UnknownForm
 from interp.models.sweeps.gradients import Place, climbed, differentiable, row_bytes, scored, slopes
 from interp.models.sweeps.grid import Readout
-from interp.models.sweeps.runs import FIELDS, Runs
+from interp.models.sweeps.runs import Runs
 from interp.prompts import Prompts
 from interp.sites import Site
 
@@ -220,7 +220,7 @@ def lines_between(
     except UnknownForm:
         entries = embedded(model, base), embedded(model, source)
         return BridgeLines(model, base, entries, readout, tuple(sites))
-    return FunctionLines(own, Runs.of(model, source, memory=memory, check=False), readout)
+    return FunctionLines(own, Runs.of(model, source, memory=memory, like=own), readout)
 
 
 def _by(scores: Float[Tensor, " row"], places: Sequence[Tensor]) -> Means:

@@ -124,6 +124,8 @@ class _Climb:
         cells = torch.tensor(chosen, device=self.index.device)
         first = self.plan.firsts[:, self.index][self.plan.start[cells]]
         place, prompt = (first < self.ends).nonzero(as_tuple=True)
+        if not len(place):
+            return
         # Rows that begin at like columns share a table: it is as wide as its widest.
         order = first[place, prompt].argsort(stable=True)
         for part in order.split(self.rows):
@@ -334,7 +336,8 @@ def _taken_heads(
     table: Float[Tensor, "row head pos d"], row: Int[Tensor, " token"], column: Int[Tensor, " token"]
 ) -> Float[Tensor, "token head d"]:
     """`table[row, :, column]`."""
-    return table.flatten(0, 2).index_select(0, _numbers(table, row, column)).unflatten(0, (len(row), -1))
+    found = table.flatten(0, 2).index_select(0, _numbers(table, row, column))
+    return found.reshape(len(row), table.shape[1], table.shape[-1])
 
 
 def _put_heads(
@@ -362,7 +365,7 @@ def _used_up(tables: list[_Rows]) -> Iterator[_Rows]:
 
 def _together(tables: Sequence[_Rows]) -> _Rows:
     """Tables one under the other, without rows that have no token."""
-    if len(tables) == 1 and tables[0].begin == CLIMBING:  # only where rows begin are tokens dropped
+    if len(tables) == 1 and tables[0].begin == CLIMBING:  # below the last layer only rows that begin drop tokens
         return tables[0]
     offsets = torch.tensor([0, *(len(rows.cell) for rows in tables)]).cumsum(0).tolist()
     row = torch.cat([rows.row + offset for rows, offset in zip(tables, offsets, strict=False)])

@@ -12,16 +12,14 @@ from torch import Tensor
 from interp.models.features import NAME
 from interp.models.load import HookedTransformer
 from interp.models.run import MEMORY, capture, check_context, check_memory, gathered, model_device, undisturbed
-from interp.models.sweeps.blocks import Network, UnknownForm, network
-from interp.models.sweeps.grid import Readout, unlike
-from interp.models.sweeps.state import are_alike, found_alike, state_of
+from interp.models.sweeps.blocks import FIELDS, Network, UnknownForm, network
+from interp.models.sweeps.grid import Readout, longest_read, unlike
+from interp.models.sweeps.state import are_alike, forget, found_alike, state_of
 from interp.prompts import Prompts
 from interp.sites import Site, every
 from interp.tensors import Activations
 
 _LOGITS = Site("logits")
-FIELDS = {"resid_pre": "stream", "resid_mid": "mid", "resid_post": "after", "mlp_post": "neurons"}
-"""What `Layer` calls a site, where it does not bear the site's own name."""
 
 _KEPT_BYTES = (1 << 24) - (1 << 14)
 """The C library hands small freed blocks back to the system, and gets them anew page by page, until a program has once
@@ -41,17 +39,18 @@ class Runs:
     """Columns up to the last that is read: nothing after it can change what is read."""
 
     @classmethod
-    def of(cls, model: HookedTransformer, prompts: Prompts, *, memory: int, check: bool = True) -> Runs:
+    def of(cls, model: HookedTransformer, prompts: Prompts, *, memory: int, like: Runs | None = None) -> Runs:
         """Embed the prompts. Raises UnknownForm where the network's functions do not stand for the model.
 
         They are checked against the model's own logits of the two longest prompts, once for as long as the model stays
-        as it is.
+        as it is. `like` are runs that the same model made just now, of prompts as long: their functions serve again.
         """
         check_memory(memory)
+        if like is not None and int(prompts.lengths.max()) <= int(like.prompts.lengths.max()):
+            return cls._entering(like.net, model, prompts)
         torch.empty(_KEPT_BYTES, dtype=torch.uint8)
         found = cls._entering(network(model), model, prompts)
-        if check:
-            found._check(model, memory)
+        found._check(model, memory)
         return found
 
     @classmethod
@@ -68,7 +67,8 @@ class Runs:
         """What stands at the sites on the way up, and the logits where asked for."""
         index = prompts.to(self.entry.device)
         stream, found = self.entry[index, :columns], {}
-        for layer, block in enumerate(self.net.blocks):
+        height = len(self.net.blocks) if _LOGITS in sites else 1 + max(site.layer for site in sites)
+        for layer, block in enumerate(self.net.blocks[:height]):
             here = [site for site in sites if site.layer == layer]
             names = {site.name for site in here}
             one = self.net.layer(block, stream, keep_pattern="pattern" in names, keep_neurons="mlp_post" in names)
@@ -103,10 +103,13 @@ class Runs:
 
     def _check(self, model: HookedTransformer, memory: int) -> None:
         """Whether the functions give the model's own logits. Raises UnknownForm."""
-        state, longest = state_of(model), int(self.prompts.lengths.max())
+        some = longest_read(self.prompts)
+        if not len(some):
+            raise UnknownForm("no prompt is read, so there are no logits to compare")
+        state, longest = state_of(model), int(self.prompts.lengths[some[0]])
         if are_alike(model, state, longest):
             return
-        some = self.prompts.lengths.argsort(descending=True)[:2]
+        forget(model)
         wanted = capture(model, self.prompts.take(some), [_LOGITS], memory=memory)[_LOGITS]
         with undisturbed(model):
             if unlike(self.kept([_LOGITS], some, longest)[_LOGITS], wanted):
@@ -114,17 +117,30 @@ class Runs:
         found_alike(model, state, longest)
 
 
-def unedited(
-    model: HookedTransformer, prompts: Prompts, sites: Sequence[str | Site], *, memory: int = MEMORY
-) -> Activations:
-    """What the model computes at some sites: `capture`, by the network's functions where these stand for the model."""
-    wanted = every(sites, int(model.cfg.n_layers))
+def runs_of(model: HookedTransformer, prompts: Prompts, *, memory: int = MEMORY) -> Runs | None:
+    """The prompts' runs; None where the network's functions do not stand for the model."""
     check_context(model, prompts)
     try:
-        if any(site.name == NAME for site in wanted):
-            raise UnknownForm("features are read through the bridge")
-        runs = Runs.of(model, prompts, memory=memory)
+        return Runs.of(model, prompts, memory=memory)
     except UnknownForm:
+        return None
+
+
+def unedited(
+    model: HookedTransformer,
+    prompts: Prompts,
+    sites: Sequence[str | Site],
+    *,
+    memory: int = MEMORY,
+    runs: Runs | None = None,
+) -> Activations:
+    """What the model computes at some sites: `capture`, by the network's functions where these stand for the model.
+
+    `runs` are those of the prompts, where they were made before. Working memory is bounded as in a sweep.
+    """
+    wanted = every(sites, int(model.cfg.n_layers))
+    runs = runs or runs_of(model, prompts, memory=memory)
+    if runs is None or any(site.name == NAME for site in wanted):
         return capture(model, prompts, wanted, memory=memory)
 
     def run(rows: Int[Tensor, " row"], span: int) -> dict[Site, Tensor]:

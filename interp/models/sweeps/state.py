@@ -4,48 +4,56 @@ from __future__ import annotations
 
 from itertools import chain
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from interp.models.load import HookedTransformer, HookPoint
 from interp.models.run import modules_of
+from interp.models.sweeps.blocks import UnknownForm
 
 State = tuple[Any, ...]
 
+_PLAIN = frozenset((bool, int, float, str))
 _ALIKE: WeakKeyDictionary[HookedTransformer, tuple[State, int]] = WeakKeyDictionary()
 
 
 def state_of(model: HookedTransformer) -> State | None:
-    """What makes a model's logits: its modules, their functions, weights and settings, as they stand.
+    """What makes a model's logits: its modules, their functions, settings and weights, as they stand.
 
-    None where that is not all: functions that somebody hooked in may do other things tomorrow. Weights that were
-    written through `.data`, which torch does not count, are not told apart; the functions read them as they stand.
+    None where weights do not count their changes. Weights that were written through `.data`, which torch does not
+    count, are not told apart; the functions read them as they stand. Raises UnknownForm where somebody hooked a
+    function in: what it does, and for which prompts, cannot be known.
     """
     whole: Any = model
     found: list[Any] = [str(vars(whole.original_model.config)), str(vars(model.cfg))]
+    foreign = _has_any_global_hook()
     for module in modules_of(model):
-        if module._forward_hooks or module._forward_pre_hooks:
-            if isinstance(module, HookPoint) or not _own(module):
-                return None
-        elif isinstance(module, HookPoint):
+        own = vars(module)
+        if "forward" in own or own["_forward_hooks"] or own["_forward_pre_hooks"]:
+            foreign = foreign or "forward" in own or not _own(module)
+        if isinstance(module, HookPoint):
             continue
-        if "forward" in module.__dict__:
-            return None
-        found += id(module), type(module).forward
+        found += ref(module), type(module).forward
+        plain = ((name, value) for name, value in own.items() if type(value) in _PLAIN)
+        found += [value for name, value in plain if name[0] != "_" and name != "training"]
         for weight in (*module._parameters.values(), *module._buffers.values()):
             if weight is not None:
-                if weight.is_inference():  # changes of these are not counted
+                if weight.is_inference():
                     return None
                 found += id(weight), weight._version, weight.data_ptr()
-    return None if _has_any_global_hook() else tuple(found)
+    if foreign:
+        raise UnknownForm("functions that are not its own are hooked into it")
+    return tuple(found)
 
 
 def _own(module: nn.Module) -> bool:
     """Whether all that is hooked in is the bridge's own."""
     hooks = chain(module._forward_hooks.values(), module._forward_pre_hooks.values())
-    return all(hook.__module__.startswith("transformer_lens.") for hook in hooks)
+    return not isinstance(module, HookPoint) and all(
+        str(getattr(hook, "__module__", None)).startswith("transformer_lens.") for hook in hooks
+    )
 
 
 def are_alike(model: HookedTransformer, state: State | None, length: int) -> bool:
@@ -58,3 +66,8 @@ def found_alike(model: HookedTransformer, state: State | None, length: int) -> N
     """Keep in mind that they did."""
     if state is not None:
         _ALIKE[model] = state, length
+
+
+def forget(model: HookedTransformer) -> None:
+    """Not to be trusted until they did again."""
+    _ALIKE.pop(model, None)
