@@ -18,7 +18,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -108,10 +108,11 @@ def gathered(
     parts: Any = batches(model, prompts, memory, sites)
     if progress and len(parts) > 1:
         parts = track(parts, description="running prompts", transient=True)
+    mask = prompts.mask
     for rows in parts:
         found = run(rows, int(prompts.lengths[rows].max()))
         for site in sites:
-            _store(store, site, found[site], rows, prompts, place)
+            _store(store, site, found[site], rows, mask, place)
     return Activations(prompts, store, int(model.cfg.n_layers))
 
 
@@ -420,15 +421,15 @@ def _store(
     store: dict[Site, Tensor],
     site: Site,
     found: Tensor,
-    rows: Tensor,
-    prompts: Prompts,
+    rows: Int[Tensor, " row"],
+    real: Bool[Tensor, "prompt pos"],
     place: torch.device,
 ) -> None:
     """Write a batch into the whole, nan at padding. The buffer is no inference tensor, so autograd can read it.
 
     Padded queries are nan; padded keys keep the 0 that a causal model gives them, so that attention sums to 1.
     """
-    n, width = prompts.tokens.shape
+    n, width = real.shape
     sequence = [i for i, axis in enumerate(site.axes) if axis in ("pos", "query", "key")]
     if site not in store:
         size = [n, *found.shape[1:]]
@@ -436,9 +437,9 @@ def _store(
             size[axis] = width
         store[site] = torch.full(size, torch.nan, dtype=found.dtype, device=place)
         if site.name == "pattern":
-            store[site].zero_().masked_fill_(~prompts.mask[:, None, :, None].to(place), torch.nan)
+            store[site].zero_().masked_fill_(~real[:, None, :, None].to(place), torch.nan)
     if sequence:
-        mask = prompts.mask[rows, : found.shape[sequence[0]]]
+        mask = real[rows, : found.shape[sequence[0]]]
         shown = [1] * found.ndim
         shown[0], shown[sequence[0]] = mask.shape
         found = found.masked_fill(~mask.to(found.device).reshape(shown), torch.nan)

@@ -47,17 +47,18 @@ def sweep(
     """
     check_memory(memory)
     check_context(model, edits.prompts)
-    check_edits(model, [edit.site for cell in edits.cells for edit in cell])
+    sites = list(dict.fromkeys(edit.site for cell in edits.cells for edit in cell))
+    check_edits(model, sites)
     readout.check(model, edits.prompts)
     for edit in chain.from_iterable(edits.cells):
         edit.check(edits.prompts)
-    every([edit.site for cell in edits.cells for edit in cell], int(model.cfg.n_layers))
+    every(sites, int(model.cfg.n_layers))
     if path not in ("auto", "packed", "generic"):
         raise ConfigError(f"the path of a sweep is auto, packed or generic, not {path!r}")
     why_not = "asked for"
     if path != "generic":
         try:
-            if any(edit.site.name == NAME for cell in edits.cells for edit in cell):
+            if any(site.name == NAME for site in sites):
                 raise UnknownForm("features are read and changed through the bridge")
             with undisturbed(model):
                 runs = Runs.of(model, edits.prompts, memory=memory, like=like)

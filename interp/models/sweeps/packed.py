@@ -145,7 +145,7 @@ class _Climb:
         self, layer: int, stage: int, cell: Int[Tensor, " row"], prompt: Int[Tensor, " row"]
     ) -> Bool[Tensor, "row pos"]:
         """Columns with which rows begin at a stage: those that its edits touch, or all where other edits follow."""
-        found = self.plan.waits(layer, stage, cell)[:, None].repeat(1, self.columns)
+        found = self.plan.waits(layer, stage, cell)[:, None].expand(-1, self.columns).clone()
         for name, at in STAGES.items():
             for group, hit, place in self.plan.hits(Site(name, layer), cell) if at == stage else ():
                 found[hit] |= group.touched(place, self.index[prompt[hit]])[:, : self.columns]
@@ -293,15 +293,17 @@ class _Climb:
     def _edited(self, rows: _Rows, tokens: Float[Tensor, "token ..."], site: Site) -> Float[Tensor, "token ..."]:
         """The tokens with all edits at a site carried out."""
         for group, hit, cell in self.plan.hits(site, rows.cell):
-            place = torch.full((len(rows.cell),), -1, device=hit.device)
-            place[hit] = torch.arange(len(hit), device=hit.device)
-            row = place[rows.row]
-            mine = (row >= 0).nonzero().flatten()
-            row, column = row[mine], rows.column[mine]
+            row, column, own, mine = rows.row, rows.column, tokens, None
+            if len(hit) < len(rows.cell):
+                place = torch.full((len(rows.cell),), -1, device=hit.device)
+                place[hit] = torch.arange(len(hit), device=hit.device)
+                mine = (place[row] >= 0).nonzero().flatten()
+                row, column, own = place[row[mine]], column[mine], tokens.index_select(0, mine)
             table = tokens.new_zeros(len(hit), self.columns, *tokens.shape[1:])
-            table[row, column] = tokens.index_select(0, mine)
+            table[row, column] = own
             new = group.edit.apply(table, self._touched(group, rows, hit, cell), self.index[rows.prompt[hit]])
-            tokens = tokens.index_copy(0, mine, _taken(new, row, column))
+            new = _taken(new, row, column)
+            tokens = new if mine is None else tokens.index_copy(0, mine, new)
         return tokens
 
     def _touched(self, group: Group, rows: _Rows, hit: Tensor, cell: Tensor) -> Bool[Tensor, "hit pos"]:

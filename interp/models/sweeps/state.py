@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary, ref
 
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
+from transformers.pytorch_utils import Conv1D
 
 from interp.models.load import HookedTransformer, HookPoint
 from interp.models.run import modules_of
@@ -16,6 +17,8 @@ from interp.models.sweeps.blocks import UnknownForm
 State = tuple[Any, ...]
 
 _PLAIN = frozenset((bool, int, float, str))
+_BARE = frozenset((nn.Linear, nn.Dropout, nn.ModuleList, nn.ModuleDict, Conv1D))
+"""What these compute is decided by their weights."""
 _ALIKE: WeakKeyDictionary[HookedTransformer, tuple[State, int]] = WeakKeyDictionary()
 
 
@@ -36,8 +39,9 @@ def state_of(model: HookedTransformer) -> State | None:
         if isinstance(module, HookPoint):
             continue
         found += ref(module), type(module).forward
-        plain = ((name, value) for name, value in own.items() if type(value) in _PLAIN)
-        found += [value for name, value in plain if name[0] != "_" and name != "training"]
+        if type(module) not in _BARE:
+            plain = [(name, value) for name, value in own.items() if type(value) in _PLAIN]
+            found += [value for name, value in plain if name[0] != "_" and name != "training"]
         for weight in (*module._parameters.values(), *module._buffers.values()):
             if weight is not None:
                 if weight.is_inference():
