@@ -67,7 +67,7 @@ class Runs:
         """What stands at the sites on the way up, and the logits where asked for."""
         index = prompts.to(self.entry.device)
         stream, found = self.entry[index, :columns], {}
-        height = len(self.net.blocks) if _LOGITS in sites else 1 + max(site.layer for site in sites)
+        height = len(self.net.blocks) if _LOGITS in sites else 1 + max((site.layer for site in sites), default=-1)
         for layer, block in enumerate(self.net.blocks[:height]):
             here = [site for site in sites if site.layer == layer]
             names = {site.name for site in here}

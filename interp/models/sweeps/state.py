@@ -25,17 +25,18 @@ _ALIKE: WeakKeyDictionary[HookedTransformer, tuple[State, int]] = WeakKeyDiction
 def state_of(model: HookedTransformer) -> State | None:
     """What makes a model's logits: its modules, their functions, settings and weights, as they stand.
 
-    None where weights do not count their changes. Weights that were written through `.data`, which torch does not
-    count, are not told apart; the functions read them as they stand. Raises UnknownForm where somebody hooked a
-    function in: what it does, and for which prompts, cannot be known.
+    None where changes of it would not be seen. (Weights that were written through `.data`, which torch does not count,
+    are not told apart; the functions read them as they stand.) Raises UnknownForm where somebody hooked a function in:
+    what it does, and for which prompts, cannot be known.
     """
     whole: Any = model
     found: list[Any] = [str(vars(whole.original_model.config)), str(vars(model.cfg))]
-    foreign = _has_any_global_hook()
+    foreign, unseen = _has_any_global_hook(), False
     for module in modules_of(model):
         own = vars(module)
-        if "forward" in own or own["_forward_hooks"] or own["_forward_pre_hooks"]:
-            foreign = foreign or "forward" in own or not _own(module)
+        if own["_forward_hooks"] or own["_forward_pre_hooks"]:
+            foreign = foreign or not _own(module)
+        unseen = unseen or "forward" in own
         if isinstance(module, HookPoint):
             continue
         found += ref(module), type(module).forward
@@ -44,19 +45,18 @@ def state_of(model: HookedTransformer) -> State | None:
             found += [value for name, value in plain if name[0] != "_" and name != "training"]
         for weight in (*module._parameters.values(), *module._buffers.values()):
             if weight is not None:
-                if weight.is_inference():
-                    return None
-                found += id(weight), weight._version, weight.data_ptr()
+                unseen = unseen or weight.is_inference()  # these do not count their changes
+                found += id(weight), 0 if unseen else weight._version, weight.data_ptr()
     if foreign:
         raise UnknownForm("functions that are not its own are hooked into it")
-    return tuple(found)
+    return None if unseen else tuple(found)
 
 
 def _own(module: nn.Module) -> bool:
-    """Whether all that is hooked in is the bridge's own."""
+    """Whether all that is hooked in is the libraries' own: they remember what passes by."""
     hooks = chain(module._forward_hooks.values(), module._forward_pre_hooks.values())
     return not isinstance(module, HookPoint) and all(
-        str(getattr(hook, "__module__", None)).startswith("transformer_lens.") for hook in hooks
+        str(getattr(hook, "__module__", None)).startswith(("transformer_lens.", "transformers.")) for hook in hooks
     )
 
 
