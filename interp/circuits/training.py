@@ -210,9 +210,8 @@ def _carried(
     """The last stream where transcoders or constants write in the places of the MLPs."""
     stream, found = entry, []
     for at, block in enumerate(net.blocks):
-        q, k, v = net.qkv(block, stream)
-        _, pattern = net.attends(block, q, k)
-        mid = stream + block.attn_out(net.read(pattern, v))
+        _, z = net.attended(block, *net.qkv(block, stream))
+        mid = stream + block.attn_out(z)
         if isinstance(instead, Transcoders):
             x = read_by(block.ln2, mid, instead.reads)
             found.append(instead.layers[at].encode(x))

@@ -224,6 +224,18 @@ class Network:
         here = torch.arange(q.shape[1], device=q.device).expand(len(q), -1)
         return turned_k, self.pattern(block, turned(q, angles), turned_k, here)
 
+    def attended(
+        self,
+        block: Block,
+        q: Float[Tensor, "row pos head d_head"],
+        k: Float[Tensor, "row pos kv d_head"],
+        v: Float[Tensor, "row pos kv d_head"],
+    ) -> tuple[Float[Tensor, "row pos kv d_head"], Float[Tensor, "row pos head d_head"]]:
+        """Turned keys and z of whole prompts, from queries and keys that are not turned yet."""
+        angles, here = self.angles(q.shape[1]), torch.arange(q.shape[1], device=q.device)
+        turned_k = turned(k, angles)
+        return turned_k, self.mixed(block, turned(q, angles), turned_k, v, here.expand(len(q), -1))
+
     def layer(
         self,
         block: Block,
@@ -241,9 +253,8 @@ class Network:
             pattern = put.get("pattern", pattern)
             z = put.get("z", self.read(pattern, v))
         else:
-            angles, here = self.angles(q.shape[1]), torch.arange(q.shape[1], device=q.device)
-            turned_k, pattern = turned(k, angles), None
-            z = put.get("z", self.mixed(block, turned(q, angles), turned_k, v, here.expand(len(q), -1)))
+            turned_k, z = self.attended(block, q, k, v)
+            pattern, z = None, put.get("z", z)
         attn_out = put.get("attn_out", block.attn_out(z))
         mid = put.get("mid", stream + attn_out)
         mlp_in = mid.view_as(mid)
