@@ -146,10 +146,10 @@ class EdgeRuns:
         net = self.runs.net
         if away is None:
             q, k, v = net.qkv(block, stream)
-            return net.read(net.attends(block, q, k)[1], v)
+            return net.attended(block, q, k, v)[1]
         inputs = block.ln1.of(stream[:, None] - away).split((net.n_heads, net.n_kv, net.n_kv), 1)
         q, k, v = (_per_head(net, *both) for both in zip(inputs, (block.q, block.k, block.v), strict=True))
-        return net.read(net.attends(block, q, k)[1], v)
+        return net.attended(block, q, k, v)[1]
 
 
 def _per_head(
